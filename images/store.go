@@ -1,0 +1,254 @@
+package images
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Store is a directory of images:
+//
+//	sha256-HEX/rootfs.erofs   the root filesystem, read-only
+//	sha256-HEX/image.json     what it is (Image)
+//	names/NAME                a link to the directory that NAME means
+//
+// An image appears and disappears by one rename, so that readers never see
+// half of one.
+type Store struct{ Dir string }
+
+// An Image is one built root filesystem.
+type Image struct {
+	// Name it was built under.
+	Name string `json:"name"`
+	// Digest of the root filesystem's bytes, "sha256:HEX".
+	Digest string `json:"digest"`
+	// Input digest: the same input is not built again.
+	Input string `json:"input"`
+	// Size of the root filesystem in bytes.
+	Size int64 `json:"size"`
+	// Created when it was built.
+	Created time.Time `json:"created"`
+	// Base that it was built from.
+	Base string `json:"base"`
+	// Python version, "3.11.2".
+	Python string `json:"python"`
+	// Packages that were asked for, by normalised name, with their versions.
+	Packages map[string]string `json:"packages"`
+	// Preload lists the modules that a waiting interpreter has imported.
+	Preload []string `json:"preload"`
+
+	// Path of the root filesystem.
+	Path string `json:"-"`
+}
+
+// ErrNotFound says that no image has that name or digest.
+var ErrNotFound = errors.New("no such image")
+
+const (
+	rootfsName = "rootfs.erofs"
+	metaName   = "image.json"
+	namesDir   = "names"
+)
+
+// Resolve finds an image by name or digest.
+func (s Store) Resolve(ref string) (Image, error) {
+	dir := filepath.Join(s.Dir, namesDir, ref)
+	if hexDigits, ok := strings.CutPrefix(ref, "sha256:"); ok {
+		dir = filepath.Join(s.Dir, "sha256-"+hexDigits)
+	}
+	if strings.ContainsAny(ref, "/\x00") || ref == "" || ref == "." || ref == ".." {
+		return Image{}, fmt.Errorf("image %q: %w", ref, ErrNotFound)
+	}
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Image{}, fmt.Errorf("image %q: %w", ref, ErrNotFound)
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return read(dir)
+}
+
+func read(dir string) (Image, error) {
+	data, err := os.ReadFile(filepath.Join(dir, metaName))
+	if err != nil {
+		return Image{}, fmt.Errorf("read image: %w", err)
+	}
+	var i Image
+	if err := json.Unmarshal(data, &i); err != nil {
+		return Image{}, fmt.Errorf("read image %s: %w", dir, err)
+	}
+	if want := strings.Replace(i.Digest, ":", "-", 1); want != filepath.Base(dir) {
+		return Image{}, fmt.Errorf("read image %s: it says that its digest is %s", dir, i.Digest)
+	}
+	i.Path = filepath.Join(dir, rootfsName)
+	info, err := os.Stat(i.Path)
+	if err != nil {
+		return Image{}, fmt.Errorf("read image: %w", err)
+	}
+	if info.Size() != i.Size {
+		return Image{}, fmt.Errorf("read image %s: root filesystem has %d bytes, not %d", dir, info.Size(), i.Size)
+	}
+	return i, nil
+}
+
+// List returns the named images, by name. Images that cannot be read are
+// reported in the error; the others are returned all the same.
+func (s Store) List() ([]Image, error) {
+	entries, err := os.ReadDir(filepath.Join(s.Dir, namesDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []Image
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		i, err := s.Resolve(e.Name())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		i.Name = e.Name()
+		list = append(list, i)
+	}
+	return list, errors.Join(errs...)
+}
+
+// Remove takes the name away, and the image with it unless another name means
+// it. Sandboxes that run from it keep it until they end.
+func (s Store) Remove(name string) error {
+	i, err := s.Resolve(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(s.Dir, namesDir, name)); err != nil {
+		return err
+	}
+	others, err := s.List()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(others, func(o Image) bool { return o.Digest == i.Digest }) {
+		return nil
+	}
+	gone := filepath.Join(s.Dir, ".removed-"+filepath.Base(filepath.Dir(i.Path)))
+	if err := os.Rename(filepath.Dir(i.Path), gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// Verify reads the whole root filesystem and compares its digest.
+func (i Image) Verify() error {
+	got, err := digestFile(i.Path)
+	if err != nil {
+		return err
+	}
+	if got != i.Digest {
+		return fmt.Errorf("image %s: content has digest %s, not %s", i.Name, got, i.Digest)
+	}
+	return nil
+}
+
+// byInput finds an image that was built from the same input.
+func (s Store) byInput(input string) (Image, bool) {
+	dirs, _ := filepath.Glob(filepath.Join(s.Dir, "sha256-*"))
+	for _, dir := range dirs {
+		if i, err := read(dir); err == nil && i.Input == input {
+			return i, true
+		}
+	}
+	return Image{}, false
+}
+
+// add moves a finished root filesystem into the store. work is a directory of
+// the store's filesystem that holds rootfs.erofs and is used up.
+func (s Store) add(work string, i Image) (Image, error) {
+	path := filepath.Join(work, rootfsName)
+	var err error
+	if i.Digest, err = digestFile(path); err != nil {
+		return Image{}, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return Image{}, err
+	}
+	i.Size = info.Size()
+	data, err := json.MarshalIndent(i, "", "  ")
+	if err != nil {
+		return Image{}, err
+	}
+	// World-readable: a sandbox's own processes have no privilege.
+	if err := os.WriteFile(filepath.Join(work, metaName), append(data, '\n'), 0o444); err != nil {
+		return Image{}, err
+	}
+	if err := errors.Join(os.Chmod(path, 0o444), os.Chmod(work, 0o755), syncAll(path, work)); err != nil {
+		return Image{}, err
+	}
+	dir := filepath.Join(s.Dir, strings.Replace(i.Digest, ":", "-", 1))
+	if _, err := read(dir); err != nil {
+		// Absent, or what a crash left of it.
+		if err := os.RemoveAll(dir); err != nil {
+			return Image{}, err
+		}
+		if err := os.Rename(work, dir); err != nil {
+			return Image{}, err
+		}
+	}
+	i.Path = filepath.Join(dir, rootfsName)
+	return i, nil
+}
+
+// name makes name mean the image.
+func (s Store) name(i Image, name string) error {
+	dir := filepath.Join(s.Dir, namesDir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	temp := filepath.Join(dir, "."+name)
+	_ = os.Remove(temp)
+	if err := os.Symlink(filepath.Join("..", filepath.Base(filepath.Dir(i.Path))), temp); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(temp, filepath.Join(dir, name)), syncAll(dir, s.Dir))
+}
+
+func digestFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func syncAll(paths ...string) error {
+	var errs []error
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, f.Sync(), f.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,448 @@
+// Package cgroup keeps one control group for each sandbox, on version 1 and
+// version 2 hierarchies: it starts processes inside it, limits them, reads
+// what they used, and kills and removes them together.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of a policy that a control group enforces, by their policy names.
+const (
+	Memory    = "memory"
+	Processes = "processes"
+	CPUs      = "cpus"
+	CPUTime   = "cpu_time"
+)
+
+// A Root holds the control groups of one csbd.
+type Root struct {
+	v2      bool
+	dirs    map[string]string // controller → directory of the root; "" on v2
+	homes   []string          // v1: our own cgroup in each of these hierarchies
+	missing []string
+	spawn   chan func()
+}
+
+// Open prepares the place for control groups. base is a path below the
+// hierarchy's root ("/csbd") or empty for csbd's own cgroup; name tells the
+// csbds of one machine apart.
+//
+// On version 2 a cgroup with processes cannot have limited children, so with
+// an empty base csbd must be alone in its cgroup (Delegate=yes does that) and
+// is moved into a leaf of it.
+func Open(base, name string) (*Root, error) {
+	if base != "" && (!filepath.IsAbs(base) || filepath.Clean(base) != base) {
+		return nil, fmt.Errorf("cgroup %q: has to be an absolute, clean path below the hierarchy's root", base)
+	}
+	h, err := readHierarchies()
+	if err != nil {
+		return nil, err
+	}
+	r := &Root{dirs: map[string]string{}, spawn: make(chan func())}
+	if h.v1["memory"] == nil && h.v1["pids"] == nil && h.v2 != nil {
+		r.v2 = true
+		err = r.openV2(h.v2, base, name)
+	} else {
+		err = r.openV1(h.v1, base, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	go r.spawner()
+	return r, nil
+}
+
+func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
+	for controller, limit := range map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs, "cpuacct": CPUTime} {
+		h := all[controller]
+		if h == nil {
+			r.missing = append(r.missing, limit)
+			continue
+		}
+		dir := filepath.Join(h.mount, h.own, name)
+		if base != "" {
+			dir = filepath.Join(h.mount, base, name)
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			r.missing = append(r.missing, limit)
+			continue
+		}
+		r.dirs[controller] = dir
+		if home := filepath.Join(h.mount, h.own); !slices.Contains(r.homes, home) {
+			r.homes = append(r.homes, home)
+		}
+	}
+	slices.Sort(r.missing)
+	return nil
+}
+
+func (r *Root) openV2(h *hierarchy, base, name string) error {
+	parent := filepath.Join(h.mount, base)
+	if base == "" {
+		parent = filepath.Join(h.mount, h.own)
+		if err := vacate(parent); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Join(parent, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("create cgroup: %w", err)
+	}
+	controllers := map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs}
+	// Each ancestor has to hand the controllers down; those above a delegated
+	// cgroup have done so already and are not ours to write to.
+	var steps []string
+	for d := dir; len(d) > len(h.mount) || d == h.mount; d = filepath.Dir(d) {
+		steps = append([]string{d}, steps...)
+	}
+	for _, d := range steps {
+		for c := range controllers {
+			if !handedDown(d, c) {
+				_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0)
+			}
+		}
+	}
+	for c, limit := range controllers {
+		if !handedDown(dir, c) {
+			r.missing = append(r.missing, limit)
+		}
+	}
+	slices.Sort(r.missing)
+	r.dirs[""] = dir
+	return nil
+}
+
+func handedDown(dir, controller string) bool {
+	data, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	return slices.Contains(strings.Fields(string(data)), controller)
+}
+
+// vacate moves this process out of its version 2 cgroup into a leaf of it.
+func vacate(own string) error {
+	pids, err := readPids(filepath.Join(own, "cgroup.procs"))
+	if err != nil {
+		return fmt.Errorf("read own cgroup: %w", err)
+	}
+	for _, pid := range pids {
+		if pid != os.Getpid() {
+			return fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: "+
+				"run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup of its own", own, pid)
+		}
+	}
+	if filepath.Base(own) == "csbd" && len(pids) > 0 {
+		// A restarted csbd may find itself in its own leaf already.
+		own = filepath.Dir(own)
+	}
+	leaf := filepath.Join(own, "csbd")
+	if err := os.MkdirAll(leaf, 0o755); err != nil {
+		return fmt.Errorf("create cgroup: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("move csbd into %s: %w", leaf, err)
+	}
+	return nil
+}
+
+// Version is 1 or 2.
+func (r *Root) Version() int {
+	if r.v2 {
+		return 2
+	}
+	return 1
+}
+
+// Missing names the limits that cannot be enforced here, sorted.
+func (r *Root) Missing() []string { return r.missing }
+
+// Dirs lists the directories of the root, one per hierarchy, for Sweep by a
+// later csbd.
+func (r *Root) Dirs() []string {
+	var dirs []string
+	for _, d := range r.dirs {
+		if !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	slices.Sort(dirs)
+	return dirs
+}
+
+// Sweep kills and removes every control group below the given directories of a
+// Root: what a csbd that was killed left behind. It returns how many it found.
+func Sweep(dirs []string) (int, error) {
+	var errs []error
+	found := 0
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range entries {
+			if !e.IsDir() {
+				continue
+			}
+			found++
+			child := filepath.Join(dir, e.Name())
+			if err := killAll([]string{child}); err != nil {
+				errs = append(errs, err)
+			}
+			if err := removeDir(child); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// Close removes the root's own directories, which have to be empty.
+func (r *Root) Close() error {
+	close(r.spawn)
+	var errs []error
+	for _, d := range r.Dirs() {
+		errs = append(errs, removeDir(d))
+	}
+	return errors.Join(errs...)
+}
+
+// A Group is the control group of one sandbox.
+type Group struct {
+	root *Root
+	dirs map[string]string // controller → directory; "" on v2
+}
+
+// New creates a control group. The name must not exist.
+func (r *Root) New(name string) (*Group, error) {
+	g := &Group{root: r, dirs: map[string]string{}}
+	made := map[string]bool{}
+	for controller, parent := range r.dirs {
+		dir := filepath.Join(parent, name)
+		if !made[dir] {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				_ = g.Remove()
+				return nil, fmt.Errorf("create cgroup: %w", err)
+			}
+			made[dir] = true
+		}
+		g.dirs[controller] = dir
+	}
+	if r.v2 && !slices.Contains(r.missing, Memory) {
+		if err := errors.Join(g.set("", "memory.oom.group", "1"), g.optional("", "memory.swap.max", "0")); err != nil {
+			_ = g.Remove()
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+func (g *Group) set(controller, file, value string) error {
+	if err := os.WriteFile(filepath.Join(g.dirs[controller], file), []byte(value), 0); err != nil {
+		return fmt.Errorf("set %s to %s: %w", file, value, err)
+	}
+	return nil
+}
+
+// optional is set for files that not every kernel has.
+func (g *Group) optional(controller, file, value string) error {
+	err := g.set(controller, file, value)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (g *Group) lacks(limit string) bool { return slices.Contains(g.root.missing, limit) }
+
+// SetMemory bounds memory, page cache and swap in bytes together.
+func (g *Group) SetMemory(bytes int64) error {
+	if g.lacks(Memory) {
+		return nil
+	}
+	v := strconv.FormatInt(bytes, 10)
+	if g.root.v2 {
+		return g.set("", "memory.max", v)
+	}
+	// memsw must never be below the limit: which one goes first depends on
+	// whether the limit grows or shrinks.
+	first := g.optional("memory", "memory.memsw.limit_in_bytes", v)
+	if err := g.set("memory", "memory.limit_in_bytes", v); err != nil {
+		return err
+	}
+	if first != nil {
+		return g.optional("memory", "memory.memsw.limit_in_bytes", v)
+	}
+	return nil
+}
+
+// SetPids bounds the number of host tasks.
+func (g *Group) SetPids(n int) error {
+	if g.lacks(Processes) {
+		return nil
+	}
+	controller := "pids"
+	if g.root.v2 {
+		controller = ""
+	}
+	return g.set(controller, "pids.max", strconv.Itoa(n))
+}
+
+// SetCPUs bounds the processor time per wall-clock time.
+func (g *Group) SetCPUs(cpus float64) error {
+	if g.lacks(CPUs) {
+		return nil
+	}
+	const period = 100_000 // microseconds
+	quota := max(int64(cpus*period), 1000)
+	if g.root.v2 {
+		return g.set("", "cpu.max", fmt.Sprintf("%d %d", quota, period))
+	}
+	return errors.Join(
+		g.set("cpu", "cpu.cfs_period_us", strconv.Itoa(period)),
+		g.set("cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota, 10)))
+}
+
+// CPU is the processor time that the group has used.
+func (g *Group) CPU() (time.Duration, error) {
+	if g.root.v2 {
+		n, err := readKey(filepath.Join(g.dirs[""], "cpu.stat"), "usage_usec")
+		return time.Duration(n) * time.Microsecond, err
+	}
+	if g.lacks(CPUTime) {
+		return 0, nil
+	}
+	n, err := readInt(filepath.Join(g.dirs["cpuacct"], "cpuacct.usage"))
+	return time.Duration(n), err
+}
+
+// MemoryUse is what the group holds now, in bytes.
+func (g *Group) MemoryUse() (int64, error) {
+	if g.lacks(Memory) {
+		return 0, nil
+	}
+	if g.root.v2 {
+		return readInt(filepath.Join(g.dirs[""], "memory.current"))
+	}
+	return readInt(filepath.Join(g.dirs["memory"], "memory.usage_in_bytes"))
+}
+
+// MemoryPeak is the most that the group has held, in bytes, or -1 where the
+// kernel does not tell.
+func (g *Group) MemoryPeak() int64 {
+	if g.lacks(Memory) {
+		return -1
+	}
+	file := filepath.Join(g.dirs["memory"], "memory.max_usage_in_bytes")
+	if g.root.v2 {
+		file = filepath.Join(g.dirs[""], "memory.peak")
+	}
+	n, err := readInt(file)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// OOMKills counts the processes of the group that the kernel killed for
+// memory.
+func (g *Group) OOMKills() (int64, error) {
+	if g.lacks(Memory) {
+		return 0, nil
+	}
+	if g.root.v2 {
+		return readKey(filepath.Join(g.dirs[""], "memory.events"), "oom_kill")
+	}
+	return readKey(filepath.Join(g.dirs["memory"], "memory.oom_control"), "oom_kill")
+}
+
+// Pids lists the processes of the group.
+func (g *Group) Pids() ([]int, error) {
+	var all []int
+	for _, d := range g.dirs {
+		pids, err := readPids(filepath.Join(d, "cgroup.procs"))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pids...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// Kill kills every process of the group, also those that it forks meanwhile,
+// and returns when none is left alive.
+func (g *Group) Kill() error {
+	dirs := make([]string, 0, len(g.dirs))
+	for _, d := range g.dirs {
+		dirs = append(dirs, d)
+	}
+	return killAll(dirs)
+}
+
+// Remove removes the group, which must have been killed.
+func (g *Group) Remove() error {
+	var errs []error
+	for _, d := range g.dirs {
+		errs = append(errs, removeDir(d))
+	}
+	return errors.Join(errs...)
+}
+
+// killAll kills what lives in the given directories of one group.
+func killAll(dirs []string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		alive := 0
+		for _, d := range dirs {
+			if err := os.WriteFile(filepath.Join(d, "cgroup.kill"), []byte("1"), 0); err != nil {
+				// Version 1, or a kernel before 5.14: one by one, again until
+				// nobody is left to fork.
+				pids, err := readPids(filepath.Join(d, "cgroup.procs"))
+				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+					return err
+				}
+				for _, pid := range pids {
+					if pid > 1 && pid != os.Getpid() {
+						_ = unix.Kill(pid, unix.SIGKILL)
+					}
+				}
+			}
+			pids, _ := readPids(filepath.Join(d, "cgroup.procs"))
+			alive += len(pids)
+		}
+		if alive == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("kill cgroup %s: %d processes survive", dirs[0], alive)
+		}
+		time.Sleep(wait)
+	}
+}
+
+func removeDir(dir string) error {
+	deadline := time.Now().Add(5 * time.Second)
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+		time.Sleep(wait)
+	}
+}

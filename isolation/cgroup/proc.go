@@ -1,0 +1,124 @@
+package cgroup
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// A hierarchy is one mounted cgroup filesystem.
+type hierarchy struct {
+	mount string // where it is mounted
+	own   string // our cgroup, relative to mount
+}
+
+type hierarchies struct {
+	v1 map[string]*hierarchy // by controller
+	v2 *hierarchy
+}
+
+// readHierarchies finds the mounted hierarchies and our place in each, from
+// /proc/self/mountinfo and /proc/self/cgroup (proc(5), cgroups(7)).
+func readHierarchies() (hierarchies, error) {
+	h := hierarchies{v1: map[string]*hierarchy{}}
+	own, err := readOwn("/proc/self/cgroup")
+	if err != nil {
+		return h, err
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return h, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		left, right := strings.Fields(before), strings.Fields(after)
+		if !ok || len(left) < 5 || len(right) < 3 {
+			continue
+		}
+		root, mount := left[3], left[4]
+		switch right[0] {
+		case "cgroup2":
+			if h.v2 == nil {
+				h.v2 = &hierarchy{mount, below(own[""], root)}
+			}
+		case "cgroup":
+			for _, option := range strings.Split(right[2], ",") {
+				if path, ok := own[option]; ok && h.v1[option] == nil {
+					h.v1[option] = &hierarchy{mount, below(path, root)}
+				}
+			}
+		}
+	}
+	if h.v2 == nil && len(h.v1) == 0 {
+		return h, fmt.Errorf("no cgroup filesystem is mounted: mount cgroup2 on /sys/fs/cgroup")
+	}
+	return h, nil
+}
+
+// below is path relative to a mount whose root is root.
+func below(path, root string) string {
+	if root == "/" || path == root {
+		root = strings.TrimSuffix(root, "/")
+	}
+	return "/" + strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
+}
+
+// readOwn maps each version 1 controller, and "" for version 2, to our cgroup.
+func readOwn(file string) (map[string]string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]string{}
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		parts := strings.SplitN(line, ":", 3)
+		if len(parts) != 3 {
+			return nil, fmt.Errorf("%s: unexpected line %q", file, line)
+		}
+		for _, controller := range strings.Split(parts[1], ",") {
+			own[controller] = parts[2]
+		}
+	}
+	return own, nil
+}
+
+func readInt(file string) (int64, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+}
+
+// readKey reads the number behind key in a file of "key number" lines.
+func readKey(file, key string) (int64, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		if k, v, ok := strings.Cut(line, " "); ok && k == key {
+			return strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s: no %s", file, key)
+}
+
+func readPids(file string) ([]int, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, field := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}

@@ -1,0 +1,63 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// spawner runs the functions of r.spawn on one thread that lives as long as
+// the Root. It has to be one thread: on version 1 a child starts in the
+// cgroups of the thread that forks it, and the parent-death signal comes when
+// that thread ends, not the process.
+func (r *Root) spawner() {
+	runtime.LockOSThread()
+	for f := range r.spawn {
+		f()
+	}
+}
+
+// Start starts cmd inside the group and has it killed should this process die.
+func (g *Group) Start(cmd *exec.Cmd) error {
+	done := make(chan error, 1)
+	g.root.spawn <- func() { done <- g.start(cmd) }
+	return <-done
+}
+
+func (g *Group) start(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if g.root.v2 {
+		dir, err := os.Open(g.dirs[""])
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD = true
+		cmd.SysProcAttr.CgroupFD = int(dir.Fd())
+		return cmd.Start()
+	}
+	tid := strconv.Itoa(unix.Gettid())
+	defer func() {
+		for _, home := range g.root.homes {
+			if err := os.WriteFile(filepath.Join(home, "tasks"), []byte(tid), 0); err != nil {
+				// Staying would put the next child into this group.
+				panic(fmt.Sprintf("return to cgroup %s: %v", home, err))
+			}
+		}
+	}()
+	for _, dir := range g.dirs {
+		if err := os.WriteFile(filepath.Join(dir, "tasks"), []byte(tid), 0); err != nil {
+			return fmt.Errorf("enter cgroup: %w", err)
+		}
+	}
+	return cmd.Start()
+}

@@ -1,0 +1,508 @@
+"""The program inside the sandbox: a tiny init and the waiting interpreter.
+
+usage: runner.py [MODULE...]
+
+Process 1 forks once. The child imports the MODULEs (what the image preloads),
+says that it is ready, and blocks reading one request from descriptor 0. Then
+it *becomes* the program of that request: nothing is forked and nothing is
+relayed, the program writes to the host's pipes directly. When the program is
+done the child writes an end frame and leaves without finalising the
+interpreter. Process 1 reaps, and speaks for a child that died from a signal or
+left without an end frame.
+
+Nothing in here is trusted by the host: the program shares this interpreter and
+can do with it what it likes, to its own result. The frames are described in
+isolation/runner/frame.go; both sides change together.
+
+Compatible with Python 3.8 and later.
+"""
+
+import sys
+
+# What any `python3 main.py` has imported before its first line. A file of the
+# request may shadow every other module, however early we imported it.
+BASELINE = frozenset(sys.modules)
+
+import os
+import ctypes
+import fcntl
+import io
+import json
+import mmap
+import resource
+import signal
+import struct
+import time
+
+MAGIC = b"CSB1"
+READY = b"CSB1 ready\n"
+WORK = "/tmp/work"
+MAIN = WORK + "/main.py"
+MARK = b"\x00csb-end "           # + token + b" "; then, on stdout, length and JSON
+HIDDEN = ("MALLOC_ARENA_MAX",)  # ours, not the program's
+THREAD_STACK = 2 << 20
+TEXT_MAX = 32 << 10             # per text field of the end frame
+
+
+def bounded(text, limit=TEXT_MAX):
+    """text cut to about limit bytes of UTF-8, keeping head and tail."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return text[:half] + "\n[... %d characters cut ...]\n" % (len(text) - 2 * half) + text[-half:]
+
+
+def write_all(fd, data):
+    while data:
+        data = data[os.write(fd, data):]
+
+
+def read_exactly(fd, size):
+    buf = bytearray(size)
+    view = memoryview(buf)
+    done = 0
+    while done < size:
+        n = os.readv(fd, [view[done:]])
+        if n == 0:
+            os._exit(0)  # the host went away before it sent a program
+        done += n
+    view.release()
+    return buf
+
+
+class Reporter:
+    """Writes the end frame, once, on descriptors the program does not know."""
+
+    def __init__(self):
+        # Shared with init: the token, so that init can speak for a dead child.
+        self.shared = mmap.mmap(-1, 4096)
+        self.out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 1000)
+        self.err = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 1000)
+
+    def arm(self, token):
+        self.shared[:len(token)] = token
+
+    def send(self, body):
+        mark = MARK + self.shared[:32] + b" "
+        data = json.dumps(body).encode()
+        write_all(self.err, mark)
+        write_all(self.out, mark + struct.pack(">I", len(data)) + data)
+
+
+def init(child, reporter):
+    """Process 1: reap until the program is gone, then end the sandbox."""
+    for number in range(1, signal.NSIG):
+        if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            continue
+        try:
+            signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+    os.close(0)
+    while True:
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except InterruptedError:
+            continue
+        if pid == child:
+            break
+    if os.WIFSIGNALED(status):
+        body, code = {"signal": os.WTERMSIG(status)}, 128 + os.WTERMSIG(status)
+    else:
+        code = os.WEXITSTATUS(status)
+        body = {"exit_code": code}
+    if reporter.shared[0]:
+        try:
+            reporter.send(body)
+        except OSError:
+            pass
+    os._exit(code)
+
+
+class Stdout(io.TextIOWrapper):
+    """sys.stdout on a pipe, whose lines reach the host as they are written.
+
+    A program that is killed must not take its last lines with it, and a
+    watching client wants them now; but a write costs some 20 microseconds in
+    here, which a program that prints a million lines cannot afford. So lines
+    are flushed at once while the program prints at a human pace, by a token
+    bucket: a burst of BURST, then one per millisecond. Beyond that the block
+    buffer of every Python on a pipe decides.
+    """
+
+    BURST = 1000
+    left = BURST
+    since = 0.0
+
+    def write(self, text, /):
+        n = super().write(text)
+        if "\n" in text:
+            if self.left <= 0:
+                now = time.monotonic()
+                self.left = min(self.BURST, int((now - self.since) * 1000))
+                if self.left <= 0:
+                    return n
+                self.since = now
+            self.left -= 1
+            self.flush()
+        return n
+
+
+def open_stdio():
+    """sys.stdin and sys.stdout as python3 opens them, on the new descriptors."""
+    old = sys.stdin
+    raw = io.FileIO(0, "r", closefd=False)
+    raw.name = "<stdin>"
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(
+        io.BufferedReader(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+    sys.stdin.mode = "r"
+
+    old = sys.stdout
+    raw = io.FileIO(1, "w", closefd=False)
+    raw.name = "<stdout>"
+    sys.stdout = sys.__stdout__ = Stdout(
+        io.BufferedWriter(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+    sys.stdout.mode = "w"
+
+
+def set_limits(limits):
+    """Lower this process's limits; its children inherit them."""
+
+    def lower(what, value):
+        soft, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(what, (value, value))
+
+    lower(resource.RLIMIT_CORE, 0)
+    lower(resource.RLIMIT_NOFILE, limits["open_files"])
+    # Init is a process of the same user.
+    lower(resource.RLIMIT_NPROC, limits["processes"] + 1)
+    with open("/proc/self/statm") as f:
+        mapped = int(f.read().split()[0]) * mmap.PAGESIZE
+    lower(resource.RLIMIT_AS, mapped + limits["memory"] + limits["processes"] * THREAD_STACK)
+
+
+def set_thread_stack():
+    """Give threads 2 MiB stacks, so that RLIMIT_AS can be a memory limit.
+
+    glibc's default is the stack limit, 8 MiB: 64 threads would use up half a
+    gigabyte of address space. threading.stack_size() still reads 0 and can
+    still be set.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        attr = ctypes.create_string_buffer(64)
+        if libc.pthread_attr_init(attr) == 0:
+            libc.pthread_attr_setstacksize(attr, ctypes.c_size_t(THREAD_STACK))
+            libc.pthread_setattr_default_np(attr)
+    except AttributeError:
+        pass  # not glibc
+
+
+def receive():
+    head = read_exactly(0, 8)
+    if head[:4] != MAGIC:
+        sys.stderr.write("runner: bad request frame\n")
+        os._exit(70)
+    header = json.loads(bytes(read_exactly(0, struct.unpack(">I", head[4:])[0])))
+    code = read_exactly(0, header["code"])
+    stdin = read_exactly(0, header["stdin"])
+    files = [(f["path"], f["mode"], read_exactly(0, f["size"])) for f in header["files"]]
+    return header, code, stdin, files
+
+
+def place(path, mode, content):
+    parent = os.path.dirname(path)
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, memoryview(content))
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def give_stdin(data):
+    if data:
+        # A regular file, as in `python3 main.py < data`.
+        fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        write_all(fd, memoryview(data))
+        os.lseek(fd, 0, os.SEEK_SET)
+        source = os.open("/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(fd)
+    else:
+        source = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(source, 0)
+    os.close(source)
+
+
+def reseed():
+    """Undo what a snapshot would make equal in two sandboxes."""
+    random = sys.modules.get("random")
+    if random:
+        random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random:
+        numpy_random.seed()
+    uuid = sys.modules.get("uuid")
+    if uuid:
+        uuid._last_timestamp = None
+    tempfile = sys.modules.get("tempfile")
+    if tempfile:
+        tempfile._name_sequence = None
+
+
+def shadow(names):
+    """Let the request's own modules win over what we happen to have imported."""
+    for name in names:
+        top = name.split("/", 1)[0]
+        if top.endswith(".py"):
+            top = top[:-3]
+        for loaded in list(sys.modules):
+            if (loaded == top or loaded.startswith(top + ".")) and loaded not in BASELINE:
+                del sys.modules[loaded]
+
+
+def new_main():
+    main = type(sys)("__main__")
+    main.__file__ = MAIN
+    main.__cached__ = None
+    main.__annotations__ = {}
+    main.__builtins__ = sys.modules["builtins"]
+    from importlib.machinery import SourceFileLoader
+    main.__loader__ = SourceFileLoader("__main__", MAIN)
+    sys.modules["__main__"] = main
+    return main
+
+
+_fopen = ctypes.CDLL(None).fopen
+_fopen.restype = ctypes.c_void_p
+_fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+_run_file = ctypes.pythonapi.PyRun_FileExFlags
+_run_file.restype = ctypes.py_object
+_run_file.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
+                      ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.c_void_p]
+PY_FILE_INPUT = 257
+
+
+def run_file(main):
+    """Execute main.py just as `python3 main.py` does, from the open file.
+
+    compile() differs where it hurts: its messages for undecodable source, its
+    view of NUL bytes, the future flags it inherits.
+    """
+    file = _fopen(MAIN.encode(), b"rb")
+    if not file:
+        raise OSError("main.py cannot be opened")
+    _run_file(file, MAIN.encode(), PY_FILE_INPUT, main.__dict__, main.__dict__, 1, None)
+
+
+def own_frames(tb):
+    """tb without the frames of this file."""
+    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+        tb = tb.tb_next
+    return tb
+
+
+def describe(kind, value, tb):
+    """The exception for the end frame. str() of it runs the program's code."""
+    module = getattr(kind, "__module__", None)
+    name = getattr(kind, "__qualname__", "Exception")
+    if isinstance(module, str) and module not in ("builtins", "__main__"):
+        name = module + "." + name
+    try:
+        message = str(value)
+    except BaseException:
+        message = "<exception str() failed>"
+    line = 0
+    if isinstance(value, SyntaxError) and value.filename == MAIN:
+        line = value.lineno or 0
+    else:
+        step = tb
+        while step is not None:
+            if step.tb_frame.f_code.co_filename == MAIN:
+                line = step.tb_lineno or 0
+            step = step.tb_next
+    try:
+        import traceback
+        text = "".join(traceback.format_exception(kind, value, tb))
+    except BaseException:
+        text = ""
+    return {"type": bounded(str(name), 1024), "message": bounded(message), "line": line,
+            "traceback": bounded(text)}
+
+
+def exit_code_of(value):
+    """What handle_system_exit of CPython makes of a SystemExit."""
+    code = value.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
+    flush(sys.stdout)
+    try:
+        sys.stderr.write(str(code) + "\n")
+    except BaseException:
+        pass
+    return 1
+
+
+def show(kind, value, tb):
+    """Print an uncaught exception as the interpreter would."""
+    flush(sys.stdout)
+    sys.last_type, sys.last_value, sys.last_traceback = kind, value, tb
+    try:
+        hook = sys.excepthook
+        sys.audit("sys.excepthook", hook, kind, value, tb)
+        hook(kind, value, tb)
+    except SystemExit as e:
+        return exit_code_of(e)
+    except BaseException:
+        failed = sys.exc_info()
+        try:
+            sys.stderr.write("Error in sys.excepthook:\n")
+            sys.__excepthook__(failed[0], failed[1], own_frames(failed[2]))
+            sys.stderr.write("\nOriginal exception was:\n")
+            sys.__excepthook__(kind, value, tb)
+        except BaseException:
+            pass
+    return 1
+
+
+def flush(stream):
+    try:
+        stream.flush()
+        return True
+    except BaseException:
+        return stream is None or getattr(stream, "closed", False) is True
+
+
+def run(main):
+    """Run main.py to its end: (exit status, exception, signal)."""
+    try:
+        run_file(main)
+        return 0, None, 0
+    except SystemExit as e:
+        return exit_code_of(e), None, 0
+    except BaseException as e:
+        kind, value, tb = type(e), e, own_frames(e.__traceback__)
+        value.__traceback__ = tb
+        del e
+    exception = describe(kind, value, tb)
+    status = show(kind, value, tb)
+    # CPython ends itself with SIGINT after an uncaught KeyboardInterrupt.
+    return status, exception, signal.SIGINT if issubclass(kind, KeyboardInterrupt) and status == 1 else 0
+
+
+def finish(main):
+    """What Py_FinalizeEx does that a program can see, and nothing else."""
+    ok = True
+    threading = sys.modules.get("threading")
+    if threading:
+        try:
+            threading._shutdown()
+        except BaseException:
+            kind, value, tb = sys.exc_info()
+            show(kind, value, own_frames(tb))
+    import atexit
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass  # each was printed as it happened
+    ok = flush(sys.stdout) and ok
+    flush(sys.stderr)
+    # Objects of the program die: __del__ runs, open files are written out.
+    sys.last_type = sys.last_value = sys.last_traceback = None
+    names = main.__dict__
+    for private in (True, False):
+        for name in list(names):
+            if name.startswith("_") == private and name[:2] != "__":
+                names[name] = None
+    for name in list(names):
+        if name not in ("__builtins__", "__name__", "__file__", "__loader__", "__spec__"):
+            names[name] = None
+    import gc
+    try:
+        gc.collect()
+    except BaseException:
+        pass
+    ok = flush(sys.stdout) and ok
+    flush(sys.stderr)
+    return ok
+
+
+def serve(reporter):
+    header, code, stdin, files = receive()
+    reporter.arm(header["token"].encode())
+    me = os.getpid()
+
+    os.makedirs(WORK, exist_ok=True)
+    os.chdir(WORK)
+    try:
+        place(MAIN, 0o644, code)
+        for path, mode, content in files:
+            place(path, mode, content)
+    except OSError as e:
+        reporter.send({"setup": "%s: %s" % (e.filename or "files", e.strerror)})
+        os._exit(71)
+    del code
+    give_stdin(stdin)
+    del stdin
+
+    for name in HIDDEN:
+        os.environ.pop(name, None)
+    os.environ.update(header["environment"])
+    if "TZ" in header["environment"]:
+        time.tzset()
+    sys.argv[:] = ["main.py"] + header["args"]
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv[:] = ["python3", "main.py"] + header["args"]
+    sys.path[0] = WORK
+    open_stdio()
+    reseed()
+    shadow(["main.py"] + [path for path, _, _ in files])
+    del files
+    main = new_main()
+    set_thread_stack()
+    set_limits(header["limits"])
+    del header
+
+    status, exception, number = run(main)
+    if os.getpid() != me:
+        # A child that the program forked and that came back up to here.
+        finish(main)
+        os._exit(status)
+    if not finish(main) and status == 0:
+        status = 120
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    body = {"exit_code": status, "user": used.ru_utime, "system": used.ru_stime}
+    if exception:
+        body["exception"] = exception
+    if number:
+        body["signal"] = number
+    try:
+        reporter.send(body)
+    finally:
+        os._exit(status)
+
+
+def boot(modules):
+    reporter = Reporter()
+    child = os.fork()
+    if child:
+        init(child, reporter)
+    os.setsid()
+    for module in modules:
+        __import__(module)
+    import gc
+    gc.collect()
+    gc.freeze()  # the program's collections need not look at what we loaded
+    write_all(1, READY)
+    serve(reporter)
+
+
+if __name__ == "__main__":
+    boot(sys.argv[1:])

@@ -1,0 +1,202 @@
+package runsc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/isolation/cgroup"
+	"github.com/fcarli/codesandbox/isolation/runner"
+)
+
+// headroom is what the guest kernel may need on top of the program's own
+// memory while it runs one: its heap, page tables and pipe buffers. Measured:
+// 20 to 35 MiB for programs that fork, write files and allocate.
+const headroom = 64 << 20
+
+// bootMemory is the memory limit, in bytes, of a sandbox that has not been
+// given a program yet. One with pandas imported uses 190 MiB, page cache of
+// the image included.
+const bootMemory = 1 << 30
+
+// startTimeout bounds the start of one sandbox, which takes 0.3 to 2 s here.
+const startTimeout = 60 * time.Second
+
+// A launcher cold-starts sandboxes of one class.
+type launcher struct {
+	runtime *Runtime
+	class   isolation.Class
+	modules []string
+}
+
+// Launcher returns a Launcher of sandboxes whose interpreter has imported the
+// given modules.
+func (r *Runtime) Launcher(c isolation.Class, modules []string) isolation.Launcher {
+	return &launcher{r, c, modules}
+}
+
+// hostTasks is the host's pids limit for a guest with n processes. Each guest
+// process costs a stub process on the host, and the sentry has threads of its
+// own; a sentry that cannot fork crashes, so this only backs RLIMIT_NPROC up.
+func hostTasks(n int) int { return 128 + 4*n }
+
+// Launch implements isolation.Launcher.
+func (l *launcher) Launch(ctx context.Context) (_ isolation.Sandbox, err error) {
+	if err := l.class.Ceiling.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not ready after "+startTimeout.String()))
+	defer cancel()
+	r := l.runtime
+	s := &sandbox{id: newID(), class: l.class, exited: make(chan struct{})}
+	s.dir = filepath.Join(r.dir, s.id)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start sandbox %s: %w", s.id, err), s.Close())
+		}
+	}()
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := writeBundle(s.dir, l.class, l.modules); err != nil {
+		return nil, err
+	}
+	if s.group, err = r.cgroups.New(s.id); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(
+		s.group.SetMemory(bootMemory),
+		s.group.SetPids(hostTasks(l.class.Ceiling.Processes)),
+		s.group.SetCPUs(l.class.Ceiling.CPUs)); err != nil {
+		return nil, err
+	}
+	if err := s.start(r.binary); err != nil {
+		return nil, err
+	}
+	return s, s.waitReady(ctx)
+}
+
+// A sandbox is one `runsc run`.
+type sandbox struct {
+	id    string
+	class isolation.Class
+	dir   string
+	group *cgroup.Group
+
+	cmd                   *exec.Cmd
+	stdin, stdout, stderr *os.File // our ends
+	exited                chan struct{}
+	waitErr               error // of cmd; valid once exited is closed
+
+	used      bool
+	closeOnce sync.Once
+	closeErr  error
+}
+
+func (s *sandbox) start(binary string) error {
+	var theirs [3]*os.File
+	defer func() {
+		for _, f := range theirs {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}()
+	var err error
+	if theirs[0], s.stdin, err = os.Pipe(); err != nil {
+		return err
+	}
+	if s.stdout, theirs[1], err = os.Pipe(); err != nil {
+		return err
+	}
+	if s.stderr, theirs[2], err = os.Pipe(); err != nil {
+		return err
+	}
+	// Fewer round trips for large requests; the system's limit may refuse.
+	if raw, err := s.stdin.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
+	}
+
+	args := append(flags(filepath.Join(s.dir, "root")), "run", "--bundle="+s.dir, s.id)
+	s.cmd = exec.Command(binary, args...)
+	s.cmd.Env = []string{} // nothing of csbd's own environment
+	s.cmd.Dir = s.dir
+	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = theirs[0], theirs[1], theirs[2]
+	if err := s.group.Start(s.cmd); err != nil {
+		s.cmd = nil
+		return fmt.Errorf("start runsc: %w", err)
+	}
+	go func() {
+		s.waitErr = s.cmd.Wait()
+		close(s.exited)
+	}()
+	return nil
+}
+
+// waitReady waits for the runner's ready line. When none comes, runsc's last
+// words are the reason.
+func (s *sandbox) waitReady(ctx context.Context) error {
+	ready := make(chan error, 1)
+	go func() { ready <- runner.WaitReady(s.stdout) }()
+	select {
+	case err := <-ready:
+		if err == nil {
+			return nil
+		}
+		_ = s.stderr.SetReadDeadline(time.Now().Add(time.Second))
+		said, _ := io.ReadAll(io.LimitReader(s.stderr, 64<<10))
+		return fmt.Errorf("%w; runsc said %q", err, bounded(said, 2000))
+	case <-ctx.Done():
+		s.kill()
+		<-ready
+		return fmt.Errorf("wait for the runner: %w", context.Cause(ctx))
+	}
+}
+
+// kill ends every process of the sandbox.
+func (s *sandbox) kill() error {
+	if s.group == nil {
+		return nil
+	}
+	return s.group.Kill()
+}
+
+// Close implements isolation.Sandbox.
+func (s *sandbox) Close() error {
+	s.closeOnce.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *sandbox) close() error {
+	var errs []error
+	errs = append(errs, s.kill())
+	if s.cmd != nil {
+		select {
+		case <-s.exited:
+		case <-time.After(10 * time.Second):
+			errs = append(errs, fmt.Errorf("runsc process %d does not end", s.cmd.Process.Pid))
+		}
+	}
+	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if s.group != nil {
+		errs = append(errs, s.group.Remove())
+	}
+	errs = append(errs, os.RemoveAll(s.dir))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", s.id, err)
+	}
+	return nil
+}

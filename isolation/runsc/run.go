@@ -1,0 +1,223 @@
+package runsc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"time"
+
+	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/isolation/runner"
+)
+
+// How often a running sandbox's control group is looked at for CPU time and
+// memory kills: what a program can exceed its CPU time by, per processor.
+const pollEvery = 20 * time.Millisecond
+
+// settle bounds the time from the death of a sandbox to the end of its output.
+const settle = 10 * time.Second
+
+// Run implements isolation.Sandbox.
+func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Output) (isolation.Result, error) {
+	if s.used {
+		return isolation.Result{}, errors.New("sandbox was used before")
+	}
+	s.used = true
+	if err := spec.Limits.Validate(); err != nil {
+		return isolation.Result{}, err
+	}
+	if name := spec.Limits.Exceeds(s.class.Ceiling); name != "" {
+		return isolation.Result{}, fmt.Errorf("limit %s is above the sandbox's", name)
+	}
+	cpuBefore, err := s.prepare(spec)
+	if err != nil {
+		return isolation.Result{}, fmt.Errorf("apply limits: %w", err)
+	}
+
+	token := runner.NewToken()
+	start := time.Now()
+	go func() {
+		// A failure shows as a sandbox that ends: nothing to add here.
+		_ = runner.WriteRequest(s.stdin, token, spec)
+		s.stdin.Close()
+	}()
+	stdout := newStream(s.stdout, runner.NewScanner(token, out.Stdout, true), spec.Limits)
+	stderr := newStream(s.stderr, runner.NewScanner(token, out.Stderr, false), spec.Limits)
+
+	reason := s.watch(ctx, spec.Limits, start, cpuBefore, stdout, stderr)
+	duration := time.Since(start)
+	var res isolation.Result
+	if reason != "" {
+		err = s.force(stdout, stderr)
+		res = isolation.Forced(reason)
+	} else {
+		res, err = s.ended(stdout, stderr)
+	}
+	if err == nil {
+		err = errors.Join(stdout.err, stderr.err)
+	}
+	if err != nil {
+		return isolation.Result{}, err
+	}
+	res.Duration = duration
+	res.Usage = s.usage(cpuBefore)
+	return res, nil
+}
+
+// prepare sets the control group to the request's limits and returns the CPU
+// time that starting the sandbox has cost.
+func (s *sandbox) prepare(spec isolation.Spec) (time.Duration, error) {
+	idle, err := s.group.MemoryUse()
+	if err != nil {
+		return 0, err
+	}
+	l := spec.Limits
+	memory := idle + l.Memory + l.Disk + int64(len(spec.Stdin)) + headroom
+	if err := errors.Join(
+		s.group.SetMemory(memory),
+		s.group.SetPids(hostTasks(l.Processes)),
+		s.group.SetCPUs(l.CPUs)); err != nil {
+		return 0, err
+	}
+	return s.group.CPU()
+}
+
+// watch waits until the program ended by itself ("") or has to be ended for
+// the returned reason.
+func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time, cpuBefore time.Duration, stdout, stderr *stream) isolation.Status {
+	timeout := time.NewTimer(time.Until(start.Add(l.Timeout)))
+	defer timeout.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	outDone, errDone := stdout.done, stderr.done
+	for outDone != nil || errDone != nil {
+		select {
+		case <-outDone:
+			outDone = nil
+		case <-errDone:
+			errDone = nil
+		case <-timeout.C:
+			return isolation.StatusTimeout
+		case <-ctx.Done():
+			return isolation.StatusCancelled
+		case <-stdout.over:
+			return isolation.StatusOutputLimit
+		case <-stderr.over:
+			return isolation.StatusOutputLimit
+		case <-poll.C:
+			if n, err := s.group.OOMKills(); err == nil && n > 0 {
+				return isolation.StatusMemoryLimit
+			}
+			if used, err := s.group.CPU(); err == nil && used-cpuBefore > l.CPUTime {
+				return isolation.StatusCPULimit
+			}
+		}
+	}
+	return ""
+}
+
+// force kills the sandbox and collects what it had written.
+func (s *sandbox) force(stdout, stderr *stream) error {
+	err := s.kill()
+	deadline := time.Now().Add(settle)
+	for _, st := range []*stream{stdout, stderr} {
+		_ = st.file.SetReadDeadline(deadline)
+		<-st.done
+	}
+	return err
+}
+
+// ended says how a program that nobody stopped came to its end.
+func (s *sandbox) ended(stdout, stderr *stream) (isolation.Result, error) {
+	if n, err := s.group.OOMKills(); err == nil && n > 0 {
+		return isolation.Forced(isolation.StatusMemoryLimit), nil
+	}
+	if end := stdout.scanner.End(); end != nil {
+		if end.Setup != "" {
+			return isolation.Result{}, &isolation.SetupError{Reason: end.Setup}
+		}
+		return end.Result(), nil
+	}
+	// The streams ended without a word from the runner: the sandbox is dead or
+	// dying, and its exit status is all there is.
+	select {
+	case <-s.exited:
+	case <-time.After(settle):
+		return isolation.Result{}, errors.New("sandbox closed its output and does not end")
+	}
+	if n, err := s.group.OOMKills(); err == nil && n > 0 {
+		return isolation.Forced(isolation.StatusMemoryLimit), nil
+	}
+	var exit *exec.ExitError
+	switch {
+	case s.waitErr == nil:
+		return isolation.Ended(0, nil), nil
+	case !errors.As(s.waitErr, &exit) || !exit.Exited():
+		return isolation.Result{}, fmt.Errorf("sandbox died: %w", s.waitErr)
+	case exit.ExitCode() == 128:
+		return isolation.Result{}, errors.New("sandbox died: runsc failed")
+	case exit.ExitCode() > 128 && exit.ExitCode() <= 128+64:
+		return isolation.Signalled(exit.ExitCode() - 128), nil
+	default:
+		return isolation.Ended(exit.ExitCode(), nil), nil
+	}
+}
+
+func (s *sandbox) usage(cpuBefore time.Duration) isolation.Usage {
+	u := isolation.Usage{CPU: -1, PeakMemory: s.group.MemoryPeak()}
+	if used, err := s.group.CPU(); err == nil {
+		u.CPU = used - cpuBefore
+	}
+	return u
+}
+
+// A stream drains one output of the sandbox until the program's end mark, or
+// the end of the stream.
+type stream struct {
+	file    *os.File
+	scanner *runner.Scanner
+	done    chan struct{}
+	over    chan struct{} // closed when the program has written too much
+	err     error         // of the output's writer; valid once done is closed
+	count   atomic.Int64
+}
+
+func newStream(f *os.File, scanner *runner.Scanner, l isolation.Limits) *stream {
+	st := &stream{file: f, scanner: scanner, done: make(chan struct{}), over: make(chan struct{})}
+	go st.drain(l)
+	return st
+}
+
+// drain reads without ever making the program wait for anyone but this loop.
+func (st *stream) drain(l isolation.Limits) {
+	defer close(st.done)
+	buf := make([]byte, 64<<10)
+	for !st.scanner.Done() {
+		n, err := st.file.Read(buf)
+		if n > 0 {
+			_, werr := st.scanner.Write(buf[:n])
+			if werr != nil && st.err == nil {
+				st.err = fmt.Errorf("pass output on: %w", werr)
+			}
+			if l.KillOnOutput && st.count.Add(int64(n)) > l.Output {
+				select {
+				case <-st.over:
+				default:
+					close(st.over)
+				}
+			}
+		}
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && st.err == nil {
+				st.err = errors.New("output of a dead sandbox does not end")
+			}
+			break
+		}
+	}
+	if err := st.scanner.Flush(); err != nil && st.err == nil {
+		st.err = err
+	}
+}
