@@ -29,6 +29,7 @@ const (
 type Root struct {
 	v2      bool
 	dirs    map[string]string // controller → directory of the root; "" on v2
+	made    []string          // parents that did not exist before
 	homes   []string          // v1: our own cgroup in each of these hierarchies
 	missing []string
 	spawn   chan func()
@@ -74,7 +75,7 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 		if base != "" {
 			dir = filepath.Join(h.mount, base, name)
 		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := r.mkdir(dir); err != nil {
 			r.missing = append(r.missing, limit)
 			continue
 		}
@@ -96,7 +97,7 @@ func (r *Root) openV2(h *hierarchy, base, name string) error {
 		}
 	}
 	dir := filepath.Join(parent, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := r.mkdir(dir); err != nil {
 		return fmt.Errorf("create cgroup: %w", err)
 	}
 	controllers := map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs}
@@ -209,12 +210,24 @@ func Sweep(dirs []string) (int, error) {
 	return found, errors.Join(errs...)
 }
 
+// mkdir creates dir and remembers its parent if that is new too.
+func (r *Root) mkdir(dir string) error {
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		r.made = append(r.made, parent)
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
 // Close removes the root's own directories, which have to be empty.
 func (r *Root) Close() error {
 	close(r.spawn)
 	var errs []error
 	for _, d := range r.Dirs() {
 		errs = append(errs, removeDir(d))
+	}
+	for _, parent := range r.made {
+		_ = unix.Rmdir(parent) // another csbd may be in there
 	}
 	return errors.Join(errs...)
 }

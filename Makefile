@@ -1,0 +1,89 @@
+# CodeSandbox. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED ?= 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+GVISOR  := $(shell go list -m -f '{{.Version}}' gvisor.dev/gvisor 2>/dev/null)
+
+# Where `make serve`, `make demo` and the tests keep what they make.
+RUN := $(CURDIR)/run
+export CSBD_IMAGE_DIR ?= $(RUN)/images
+
+GO_SOURCES := $(shell git ls-files -co --exclude-standard '*.go' '*.py' go.mod go.sum 2>/dev/null)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+.PHONY: build
+build: bin/csbd bin/csbctl bin/runsc ## build csbd, csbctl and the pinned runsc into bin/
+
+bin/csbd bin/csbctl &: $(GO_SOURCES)
+	@echo "== building csbd and csbctl"
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/csbctl ./cmd/csbctl
+
+# Static: a dynamically linked runsc cannot execute itself in its own chroot.
+bin/runsc: go.mod
+	@echo "== building runsc $(GVISOR) (about two minutes the first time)"
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X gvisor.dev/gvisor/runsc/version.version=$(GVISOR)' -o bin/runsc gvisor.dev/gvisor/runsc
+
+# package:command (or file), for what is not Go.
+TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
+# The race detector needs a C compiler.
+TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h
+
+define install
+	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
+	if (( $${#missing[@]} )); then \
+		echo "== installing $${missing[*]} with apt"; \
+		apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${missing[@]}"; \
+	fi
+endef
+
+.PHONY: deps
+deps:
+	$(call install,$(TOOLS))
+
+.PHONY: test-deps
+test-deps:
+	$(call install,$(TEST_TOOLS))
+
+.PHONY: image
+image: deps bin/csbd ## build the default image, unless it is up to date
+	bin/csbd image build images/python
+
+.PHONY: demo
+demo: build image ## run the examples of the README through a csbd of its own
+	@packaging/demo.sh
+
+.PHONY: serve
+serve: build image ## run csbd in the foreground with the sample policy
+	@mkdir -p $(RUN)
+	CSBD_SOCKET=$${CSBD_SOCKET:-$(RUN)/csbd.sock} CSBD_STATE_DIR=$${CSBD_STATE_DIR:-$(RUN)/state} \
+	CSBD_POLICY=$${CSBD_POLICY:-packaging/policy.yaml} CSBD_CGROUP=$${CSBD_CGROUP:-/csbd-serve} bin/csbd
+
+.PHONY: test
+test: build test-deps image ## run every test, those with real sandboxes included
+	@echo "== tests (race detector on; about ten minutes)"
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [[ -n $$out ]]; then echo "gofmt would change:" $$out; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+FUZZTIME ?= 20s
+.PHONY: fuzz
+fuzz: ## fuzz the parsers, FUZZTIME each
+	go test -run '^$$' -fuzz FuzzScanner -fuzztime $(FUZZTIME) ./isolation/runner
+	go test -run '^$$' -fuzz FuzzPolicy -fuzztime $(FUZZTIME) ./policy
+	go test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./rpc/server
+
+.PHONY: clean
+clean: ## remove what was built, images excepted
+	rm -rf bin dist run/state run/csbd.sock

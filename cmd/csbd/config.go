@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+const prefix = "csbd"
+
+// A config is csbd's environment.
+type config struct {
+	Socket      string        `default:"/run/csbd/csbd.sock" desc:"path of the socket, unless systemd passes one"`
+	SocketMode  fileMode      `split_words:"true" default:"0660" desc:"permissions of the socket, in octal"`
+	SocketGroup string        `split_words:"true" desc:"group of the socket; csbd's own when empty"`
+	Policy      string        `default:"/etc/csbd/policy.yaml" desc:"policy file; SIGHUP reads it again"`
+	StateDir    string        `split_words:"true" default:"/var/lib/csbd" desc:"directory of csbd's own, for sandboxes while they live"`
+	ImageDir    string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
+	Runsc       string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
+	Cgroup      string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
+	Executions  int           `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
+	StopTimeout time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
+	LogLevel    slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
+	LogFormat   logFormat     `split_words:"true" default:"text" desc:"text or json"`
+}
+
+type fileMode fs.FileMode
+
+// Decode implements envconfig.Decoder.
+func (m *fileMode) Decode(s string) error {
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || n > 0o777 {
+		return errors.New("want permissions in octal, as 0660")
+	}
+	*m = fileMode(n)
+	return nil
+}
+
+type logFormat string
+
+// Decode implements envconfig.Decoder.
+func (f *logFormat) Decode(s string) error {
+	if s != "text" && s != "json" {
+		return errors.New(`want "text" or "json"`)
+	}
+	*f = logFormat(s)
+	return nil
+}
+
+// readConfig reads the environment. Unknown CSBD_ variables are errors.
+func readConfig() (config, error) {
+	var c config
+	if err := envconfig.CheckDisallowed(prefix, &c); err != nil {
+		return c, fmt.Errorf("environment: %w (csbd --help lists the known ones)", err)
+	}
+	if err := envconfig.Process(prefix, &c); err != nil {
+		var bad *envconfig.ParseError
+		if errors.As(err, &bad) {
+			return c, fmt.Errorf("environment: %s=%q: %w", bad.KeyName, bad.Value, bad.Err)
+		}
+		return c, fmt.Errorf("environment: %w", err)
+	}
+	if c.ImageDir == "" {
+		c.ImageDir = filepath.Join(c.StateDir, "images")
+	}
+	if c.Executions == 0 {
+		c.Executions = 4 * runtime.NumCPU()
+	}
+	if c.Executions < 0 {
+		return c, fmt.Errorf("environment: CSBD_EXECUTIONS=%d: want a positive number", c.Executions)
+	}
+	if c.StopTimeout < 0 {
+		return c, fmt.Errorf("environment: CSBD_STOP_TIMEOUT=%v: want a positive duration", c.StopTimeout)
+	}
+	if c.Runsc == "" {
+		c.Runsc = findRunsc()
+	}
+	return c, nil
+}
+
+func findRunsc() string {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "runsc")
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	return "/usr/lib/csbd/runsc"
+}
+
+func (c config) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+const usage = `csbd runs Python programs for local callers, each in a gVisor sandbox of its own.
+
+  csbd [serve]            serve until SIGTERM; SIGHUP reads the policy again
+  csbd check FILE         say whether a policy file is right
+  csbd image build DIR    build the image that DIR/pyproject.toml describes
+  csbd image list         list the images
+  csbd image remove NAME  remove an image
+  csbd version            print versions
+
+It is configured by its environment:
+
+`
+
+func help(w io.Writer) error {
+	if _, err := io.WriteString(w, usage); err != nil {
+		return err
+	}
+	tabs := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+	const row = "{{range .}}  {{usage_key .}}\t{{usage_description .}}{{if usage_default .}} (default {{usage_default .}}){{end}}\n{{end}}"
+	if err := envconfig.Usagef(prefix, &config{}, tabs, row); err != nil {
+		return err
+	}
+	return tabs.Flush()
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/fcarli/codesandbox/images"
+)
+
+// image is `csbd image …`: it works on the store without a running csbd, which
+// notices by itself.
+func image(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c, err := readConfig()
+	if err != nil {
+		return err
+	}
+	store := images.Store{Dir: c.ImageDir}
+	verb := ""
+	if len(args) > 0 {
+		verb, args = args[0], args[1:]
+	}
+	switch {
+	case verb == "build" && len(args) == 1:
+		project, err := images.ReadProject(args[0])
+		if err != nil {
+			return err
+		}
+		_, err = store.Build(ctx, project, stderr)
+		return err
+	case verb == "list" && len(args) == 0:
+		list, err := store.List()
+		tabs := tabwriter.NewWriter(stdout, 2, 8, 2, ' ', 0)
+		fmt.Fprintln(tabs, "NAME\tDIGEST\tSIZE\tPYTHON\tCREATED")
+		for _, i := range list {
+			fmt.Fprintf(tabs, "%s\t%.19s\t%d MiB\t%s\t%s\n", i.Name, i.Digest, i.Size>>20, i.Python, i.Created.Format("2006-01-02 15:04"))
+		}
+		tabs.Flush()
+		return err
+	case verb == "remove" && len(args) == 1:
+		return store.Remove(args[0])
+	}
+	return usageError("image wants: build DIR, list, or remove NAME")
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/fcarli/codesandbox/images"
+	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/isolation/runsc"
+	"github.com/fcarli/codesandbox/policy"
+	"github.com/fcarli/codesandbox/rpc/server"
+)
+
+// serve is csbd: it returns when ctx has ended and everything is put away.
+func serve(ctx context.Context, stderr io.Writer) error {
+	c, err := readConfig()
+	if err != nil {
+		return err
+	}
+	log := c.logger(stderr)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	current, err := policy.Load(c.Policy)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	logWarnings(log, current)
+	runtime, err := runsc.Open(ctx, runsc.Options{Binary: c.Runsc, StateDir: c.StateDir, Cgroup: c.Cgroup, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := runtime.Close(); err != nil {
+			log.Error("close runtime", "error", err)
+		}
+	}()
+	if err := enforceable(runtime, current); err != nil {
+		return err
+	}
+	srv := server.New(server.Config{
+		Sandboxes:  cold{runtime},
+		Images:     images.Store{Dir: c.ImageDir},
+		Policy:     current,
+		Version:    versionInfo(runtime.Version()),
+		Driver:     "runsc",
+		Executions: c.Executions,
+		Unenforced: runtime.Unenforceable(),
+		Log:        log,
+	})
+	// Before the socket exists: who can connect can expect to be served.
+	if err := prove(ctx, srv, current, log); err != nil {
+		return err
+	}
+	listener, err := listen(c)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener) }()
+	log.Info("serving", "socket", listener.Addr().String(), "version", version, "runsc", runtime.Version(),
+		"cgroup", runtime.CgroupVersion(), "unenforced", runtime.Unenforceable())
+	notify(log, daemon.SdNotifyReady)
+
+	for {
+		select {
+		case <-hangup:
+			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			reload(c, srv, runtime, log)
+			notify(log, daemon.SdNotifyReady)
+		case <-ctx.Done():
+			notify(log, daemon.SdNotifyStopping)
+			log.Info("stopping", "timeout", c.StopTimeout)
+			drain, cancel := context.WithTimeout(context.Background(), c.StopTimeout)
+			defer cancel()
+			srv.Shutdown(drain)
+			log.Info("stopped")
+			return nil
+		case err := <-failed:
+			return errors.Join(err, shutdownNow(srv))
+		}
+	}
+}
+
+func shutdownNow(srv *server.Server) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	srv.Shutdown(ctx)
+	return nil
+}
+
+// cold starts every sandbox when it is asked for.
+type cold struct{ runtime *runsc.Runtime }
+
+// Take implements server.Source.
+func (c cold) Take(ctx context.Context, class isolation.Class) (isolation.Sandbox, bool, error) {
+	s, err := c.runtime.Launcher(class, nil).Launch(ctx)
+	return s, false, err
+}
+
+// prove runs a program under each profile whose default image is there. csbd
+// does not serve what it has seen fail.
+func prove(ctx context.Context, srv *server.Server, p *policy.Policy, log *slog.Logger) error {
+	for _, profile := range p.Profiles() {
+		start := time.Now()
+		err := srv.Probe(ctx, profile)
+		if errors.Is(err, images.ErrNotFound) {
+			log.Warn("image is not built", "profile", profile.Name, "error", err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("self-test of profile %s: %w", profile.Name, err)
+		}
+		log.Info("self-test passed", "profile", profile.Name, "duration", time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// enforceable refuses a policy whose limits this host cannot enforce, unless
+// the policy says that it need not.
+func enforceable(r *runsc.Runtime, p *policy.Policy) error {
+	for _, name := range r.Unenforceable() {
+		if !slices.Contains(p.AllowUnenforced, name) {
+			return fmt.Errorf("limit %s cannot be enforced: cgroup version %d has no controller for it here; "+
+				"give csbd a cgroup with it (Delegate=yes), or put %s into the policy's allow_unenforced", name, r.CgroupVersion(), name)
+		}
+	}
+	return nil
+}
+
+// reload reads the policy again and keeps the old one if the new is bad.
+func reload(c config, srv *server.Server, r *runsc.Runtime, log *slog.Logger) {
+	next, err := policy.Load(c.Policy)
+	if err == nil {
+		err = enforceable(r, next)
+	}
+	if err != nil {
+		log.Error("policy not reloaded; the old one stays", "error", err)
+		return
+	}
+	logWarnings(log, next)
+	log.Info("policy reloaded", "generation", srv.SetPolicy(next))
+}
+
+func logWarnings(log *slog.Logger, p *policy.Policy) {
+	for _, w := range p.Warnings {
+		log.Warn("policy", "warning", w)
+	}
+}
+
+// notify tells systemd; elsewhere it does nothing.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("notify systemd", "error", err)
+	}
+}

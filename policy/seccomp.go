@@ -1,0 +1,52 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// seccomp turns what a policy says into OCI seccomp JSON: "default" is
+// Docker's default profile for a process without capabilities, a path a
+// profile in Docker's or OCI's format. "" means none.
+func (p *parser) seccomp(name string) (string, error) {
+	// Docker's profiles have entries for capabilities and architectures.
+	program := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}}
+	var profile *specs.LinuxSeccomp
+	var err error
+	switch {
+	case name == "" || name == "unconfined":
+		return "", nil
+	case name == "default":
+		profile, err = seccomp.GetDefaultProfile(program)
+	case p.source.ReadFile == nil:
+		return "", nil
+	default:
+		var data []byte
+		if data, err = p.source.ReadFile(name); err != nil {
+			return "", err
+		}
+		if len(data) > MaxSize {
+			return "", fmt.Errorf("%s: larger than %s", name, FormatSize(MaxSize))
+		}
+		profile, err = parseSeccomp(data, program)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	if profile == nil || profile.DefaultAction == "" {
+		return "", fmt.Errorf("%s: no defaultAction", name)
+	}
+	out, err := json.Marshal(profile)
+	return string(out), err
+}
+
+func parseSeccomp(data []byte, program *specs.Spec) (*specs.LinuxSeccomp, error) {
+	if !json.Valid(data) {
+		var v any
+		return nil, json.Unmarshal(data, &v) // says where
+	}
+	return seccomp.LoadProfile(string(data), program)
+}

@@ -1,0 +1,62 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/sourcegraph/jsonrpc2"
+)
+
+// A Client talks to one csbd over one connection. It is safe for concurrent
+// use.
+type Client struct{ conn *jsonrpc2.Conn }
+
+// Dial connects to the socket of csbd. The context bounds the connecting only.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	nobody := jsonrpc2.HandlerWithError(func(context.Context, *jsonrpc2.Conn, *jsonrpc2.Request) (any, error) {
+		return nil, &jsonrpc2.Error{Code: CodeMethodNotFound, Message: "this is a client"}
+	})
+	return &Client{jsonrpc2.NewConn(context.Background(), jsonrpc2.NewPlainObjectStream(c), nobody, jsonrpc2.SetLogger(quiet{}))}, nil
+}
+
+// quiet drops what the library would print on our standard error: every
+// failure that it speaks of also comes back from Call.
+type quiet struct{}
+
+func (quiet) Printf(string, ...any) {}
+
+// Close closes the connection and so cancels what runs on it.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// ErrDisconnected says that csbd closed the connection before it answered.
+var ErrDisconnected = errors.New("csbd closed the connection without an answer")
+
+// Call calls a method. Its error is an *Error when csbd answered with one.
+func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	err := c.conn.Call(ctx, method, params, result)
+	var wire *jsonrpc2.Error
+	switch {
+	case errors.As(err, &wire):
+		return fromWire(wire)
+	case errors.Is(err, jsonrpc2.ErrClosed), errors.Is(err, io.ErrUnexpectedEOF):
+		return ErrDisconnected
+	case err != nil:
+		return fmt.Errorf("call %s: %w", method, err)
+	}
+	return nil
+}
+
+// Execute runs one program.
+func (c *Client) Execute(ctx context.Context, p ExecuteParams) (Result, error) {
+	var r Result
+	err := c.Call(ctx, MethodExecute, p, &r)
+	return r, err
+}

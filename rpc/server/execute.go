@@ -1,0 +1,252 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcarli/codesandbox/images"
+	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/policy"
+	"github.com/fcarli/codesandbox/rpc"
+	"github.com/fcarli/codesandbox/rpc/server/queue"
+)
+
+// execute runs one program from request to answer.
+func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw json.RawMessage) (_ any, failed *rpc.Error) {
+	s := c.server
+	id := newID()
+	log := c.log.With("id", id)
+	received := time.Now()
+
+	spec, request, failed := decodeExecute(raw)
+	if failed != nil {
+		return nil, failed
+	}
+	spec.ID = id
+	decision, err := profile.Decide(request)
+	if err != nil {
+		log.Info("refused", "profile", profile.Name, "reason", err)
+		return nil, refusal(err)
+	}
+	spec.Limits = decision.Limits
+	image, err := s.Images.Resolve(decision.Image)
+	if err != nil {
+		return nil, imageError(log, id, decision.Image, err)
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if !s.begin(id, c.peer.uid, cancel) {
+		return nil, rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+	}
+	defer s.end(id)
+	release, err := s.queue.Acquire(ctx, c.peer.uid, queue.Bounds{
+		Concurrency: profile.Concurrency, Waiting: profile.Queue, Rate: profile.Rate.N, Per: profile.Rate.Per})
+	if err != nil {
+		return nil, queueError(log, profile, err)
+	}
+	defer release()
+	admitted := time.Now()
+
+	sandbox, warm, err := s.Sandboxes.Take(ctx, isolation.Class{
+		Image: image.Path, Digest: image.Digest, Seccomp: profile.Seccomp, Ceiling: spec.Limits})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, cancelled(ctx)
+		}
+		s.health.failed(err)
+		log.Error("no sandbox", "image", image.Name, "error", err)
+		return nil, internal(id)
+	}
+	s.health.worked()
+	s.background.Add(1)
+	// Removing a sandbox takes time that the caller need not wait for.
+	defer func() {
+		go func() {
+			defer s.background.Done()
+			if err := sandbox.Close(); err != nil {
+				log.Error("sandbox not removed", "error", err)
+			}
+		}()
+	}()
+	started := time.Now()
+
+	stdout, stderr := isolation.NewCapture(spec.Limits.Output), isolation.NewCapture(spec.Limits.Output)
+	result, err := sandbox.Run(ctx, spec, isolation.Output{Stdout: stdout, Stderr: stderr})
+	var setup *isolation.SetupError
+	switch {
+	case errors.As(err, &setup):
+		return nil, rpc.InvalidParams("files", "code and files cannot be placed in the working directory: %.200s", setup.Reason)
+	case err != nil:
+		log.Error("execution failed", "image", image.Name, "error", err)
+		return nil, internal(id)
+	}
+	answer := s.encode(result, stdout, stderr)
+	answer.ID = id
+	answer.Image = rpc.ImageRef{Name: decision.Image, Digest: image.Digest}
+	answer.Limits = wireLimits(spec.Limits)
+	answer.Usage.QueueTime = admitted.Sub(received).Seconds()
+	answer.Usage.StartTime = started.Sub(admitted).Seconds()
+	answer.Usage.Warm = warm
+	if result.Status == isolation.StatusCancelled {
+		answer.Error.Message = context.Cause(ctx).Error()
+	}
+	s.counters.executed(answer.Status)
+	log.Info("executed", "profile", profile.Name, "image", image.Name, "status", answer.Status, "exit_code", answer.ExitCode,
+		"queue", admitted.Sub(received), "start", started.Sub(admitted), "run", result.Duration, "cpu", result.Usage.CPU,
+		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer), "warm", warm)
+	return answer, nil
+}
+
+func limitsHit(r rpc.Result) string {
+	var hit []string
+	if s := isolation.Status(r.Status); slices.Contains([]isolation.Status{isolation.StatusTimeout, isolation.StatusCPULimit,
+		isolation.StatusMemoryLimit, isolation.StatusOutputLimit}, s) {
+		hit = append(hit, r.Status)
+	}
+	if r.Truncated != nil {
+		hit = append(hit, "truncated")
+	}
+	return strings.Join(hit, ",")
+}
+
+func imageError(log *slog.Logger, id, name string, err error) *rpc.Error {
+	if errors.Is(err, images.ErrNotFound) {
+		e := rpc.Errorf(rpc.CodeUnknownImage, "image %q is not built on this host", name)
+		e.Data.Field = "image"
+		return e
+	}
+	log.Error("image unusable", "image", name, "error", err)
+	return internal(id)
+}
+
+func queueError(log *slog.Logger, profile *policy.Profile, err error) *rpc.Error {
+	var busy *queue.BusyError
+	switch {
+	case errors.As(err, &busy):
+		log.Info("busy", "profile", profile.Name, "bound", busy.Bound)
+		e := rpc.Busy(busy.RetryAfter, "%s", busy.Reason)
+		e.Data.Rule = "profile " + profile.Name + ": " + busy.Bound
+		return e
+	case errors.Is(err, queue.ErrClosed), errors.Is(err, errStopping):
+		return rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+	}
+	return rpc.Errorf(rpc.CodeCancelled, "%v before the program ran", err)
+}
+
+func cancelled(ctx context.Context) *rpc.Error {
+	if cause := context.Cause(ctx); !errors.Is(cause, errStopping) {
+		return rpc.Errorf(rpc.CodeCancelled, "%v before the program ran", cause)
+	}
+	return rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+}
+
+// begin and end keep the table of executions that cancel looks into.
+func (s *Server) begin(id string, uid uint32, cancel context.CancelCauseFunc) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.executions[id] = execution{uid, cancel}
+	return true
+}
+
+func (s *Server) end(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.executions, id)
+}
+
+// encode is the Result that the wire gets.
+func (s *Server) encode(r isolation.Result, stdout, stderr *isolation.Capture) rpc.Result {
+	out := rpc.Result{
+		Status:        string(r.Status),
+		ExitCode:      r.ExitCode,
+		ExecutionTime: r.Duration.Seconds(),
+		Usage:         rpc.Usage{CPUTime: max(r.Usage.CPU.Seconds(), 0), PeakMemory: max(r.Usage.PeakMemory, 0)},
+		Isolation:     rpc.Isolation{Driver: s.Driver, Version: s.Version.Runtime},
+		Unenforced:    s.Unenforced,
+	}
+	out.Stdout, out.StdoutBase64 = text(stdout.Bytes())
+	out.Stderr, out.StderrBase64 = text(stderr.Bytes())
+	cutOut, cutErr := cut(stdout), cut(stderr)
+	if cutOut != nil || cutErr != nil {
+		out.Truncated = &rpc.Truncated{Stdout: cutOut, Stderr: cutErr}
+	}
+	if r.Status != isolation.StatusOK {
+		out.Error = resultError(r)
+	}
+	return out
+}
+
+// text is b as valid UTF-8, and in base64 if that lost anything.
+func text(b []byte) (plain, exact string) {
+	if utf8.Valid(b) {
+		return string(b), ""
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD"), base64.StdEncoding.EncodeToString(b)
+}
+
+func cut(c *isolation.Capture) *rpc.Cut {
+	if dropped, offset := c.Dropped(); dropped > 0 {
+		return &rpc.Cut{Dropped: dropped, Offset: offset}
+	}
+	return nil
+}
+
+func resultError(r isolation.Result) *rpc.ResultError {
+	e := &rpc.ResultError{Kind: string(r.Status)}
+	switch r.Status {
+	case isolation.StatusTimeout:
+		e.Message = "the program did not end within its timeout"
+	case isolation.StatusCPULimit:
+		e.Message = "the program used up its CPU time"
+	case isolation.StatusMemoryLimit:
+		e.Message = "the program used more memory than its limit"
+	case isolation.StatusOutputLimit:
+		e.Message = "the program wrote more output than its limit"
+	case isolation.StatusCancelled:
+		e.Message = "cancelled"
+	default:
+		e.Message = fmt.Sprintf("the program exited with status %d", r.ExitCode)
+	}
+	if r.Signal != 0 {
+		e.Signal = signalName(r.Signal)
+		e.Message = "the program was killed by " + e.Signal
+	}
+	if x := r.Exception; x != nil {
+		e.Type, e.Line, e.Traceback = x.Type, x.Line, x.Traceback
+		if e.Message = x.Type; x.Message != "" {
+			e.Message += ": " + x.Message
+		}
+	}
+	return e
+}
+
+func signalName(n int) string {
+	if name := unix.SignalName(unix.Signal(n)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", n)
+}
+
+func newID() string {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic("no randomness: " + err.Error())
+	}
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,395 @@
+// Package server is csbd's side of the protocol: it accepts connections,
+// identifies the peer, authorizes each request by the policy, executes, and
+// encodes the answer.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sourcegraph/jsonrpc2"
+
+	"github.com/fcarli/codesandbox/images"
+	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/policy"
+	"github.com/fcarli/codesandbox/rpc"
+	"github.com/fcarli/codesandbox/rpc/server/queue"
+)
+
+// A Source hands out sandboxes. It is safe for concurrent use.
+type Source interface {
+	// Take returns a sandbox of the class that has not been used. warm says
+	// that it was ready before it was asked for. The caller closes it.
+	Take(ctx context.Context, c isolation.Class) (s isolation.Sandbox, warm bool, err error)
+}
+
+// An ImageStore finds images by name. images.Store is one.
+type ImageStore interface {
+	Resolve(name string) (images.Image, error)
+}
+
+// A Config is what a Server needs to know.
+type Config struct {
+	Sandboxes Source
+	Images    ImageStore
+	Policy    *policy.Policy
+	// Version is answered to clients and stands in results.
+	Version rpc.Version
+	// Driver is the word for the isolation in results, "runsc".
+	Driver string
+	// Executions is how many run at a time, of all callers together.
+	Executions int
+	// Unenforced names the limits that this host does not enforce and the
+	// policy allows it not to.
+	Unenforced []string
+	Log        *slog.Logger
+}
+
+// A Server serves the protocol. Its zero value is not usable; see New.
+type Server struct {
+	Config
+	policy     atomic.Pointer[policy.Policy]
+	generation atomic.Int64
+	queue      *queue.Queue
+	started    time.Time
+	health     health
+	counters   counters
+
+	// background counts connections and sandboxes being closed.
+	background sync.WaitGroup
+
+	mu          sync.Mutex
+	listeners   map[net.Listener]bool
+	connections map[*connection]bool
+	executions  map[string]execution // by id
+	closing     bool
+}
+
+// An execution that is queued or running.
+type execution struct {
+	uid    uint32
+	cancel context.CancelCauseFunc
+}
+
+// errCancelled is why an execution ends that somebody asked to cancel;
+// errDisconnected why one ends whose client went away.
+var (
+	errCancelled    = errors.New("cancelled by request")
+	errDisconnected = errors.New("client went away")
+	errStopping     = errors.New("csbd is stopping")
+)
+
+// New returns a Server that does not listen yet.
+func New(c Config) *Server {
+	s := &Server{
+		Config:      c,
+		queue:       queue.New(c.Executions),
+		started:     time.Now(),
+		listeners:   map[net.Listener]bool{},
+		connections: map[*connection]bool{},
+		executions:  map[string]execution{},
+	}
+	s.SetPolicy(c.Policy)
+	return s
+}
+
+// SetPolicy makes p the policy of all requests that are decided from now on.
+func (s *Server) SetPolicy(p *policy.Policy) int64 {
+	s.policy.Store(p)
+	return s.generation.Add(1)
+}
+
+// Serve accepts connections until the listener is closed or Shutdown is
+// called, which makes it return nil.
+func (s *Server) Serve(l *net.UnixListener) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.listeners[l] = true
+	s.mu.Unlock()
+	for wait := time.Millisecond; ; {
+		c, err := l.AcceptUnix()
+		if err == nil {
+			wait = time.Millisecond
+			s.background.Add(1)
+			go func() {
+				defer s.background.Done()
+				s.serve(c)
+			}()
+			continue
+		}
+		s.mu.Lock()
+		closing := s.closing
+		s.mu.Unlock()
+		if closing {
+			return nil
+		}
+		var temporary interface{ Temporary() bool }
+		if !errors.As(err, &temporary) || !temporary.Temporary() {
+			return fmt.Errorf("accept: %w", err)
+		}
+		// Out of descriptors or the like: others need the time to give some back.
+		s.Log.Error("accept", "error", err)
+		time.Sleep(wait)
+		wait = min(2*wait, time.Second)
+	}
+}
+
+// Shutdown stops accepting connections and executions, lets those that run
+// come to their end until ctx does, then cancels them. It returns when every
+// answer has been sent, or its client has not taken it, and every sandbox is
+// gone.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.mu.Lock()
+	s.closing = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	s.mu.Unlock()
+	s.queue.Close()
+
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for running := true; running; {
+		s.mu.Lock()
+		running = len(s.executions) > 0
+		s.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			s.cancelAll()
+			running = false
+		case <-tick.C:
+		}
+	}
+	// Answers go out before their connections are closed.
+	s.mu.Lock()
+	for c := range s.connections {
+		c.finish()
+	}
+	s.mu.Unlock()
+	s.background.Wait()
+}
+
+func (s *Server) cancelAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.executions {
+		e.cancel(errStopping)
+	}
+}
+
+// A connection is one client.
+type connection struct {
+	server *Server
+	peer   peer
+	stream *lineStream
+	log    *slog.Logger
+	slots  chan struct{} // bounds the requests that are worked on at a time
+
+	mu       sync.Mutex
+	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
+}
+
+// maxInFlight bounds the requests of one connection that are worked on at a
+// time. More wait in the socket.
+const maxInFlight = 256
+
+func (s *Server) serve(c *net.UnixConn) {
+	defer c.Close()
+	p, err := identify(c)
+	if err != nil {
+		s.Log.Error("connection refused", "error", err)
+		return
+	}
+	conn := &connection{
+		server: s, peer: p, requests: map[jsonrpc2.ID]context.CancelCauseFunc{},
+		log:   s.Log.With("uid", p.uid, "pid", p.pid),
+		slots: make(chan struct{}, maxInFlight),
+	}
+	conn.stream = newLineStream(c, conn.maxMessage, s.counters.refused)
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return
+	}
+	s.connections[conn] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.connections, conn)
+		s.mu.Unlock()
+	}()
+	conn.log.Debug("connected")
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	rpcConn := jsonrpc2.NewConn(ctx, conn.stream, conn, jsonrpc2.SetLogger(rpcLog{conn.log}))
+	<-rpcConn.DisconnectNotify()
+	cancel(errDisconnected)
+	for range maxInFlight {
+		conn.slots <- struct{}{} // every request has ended
+	}
+	conn.log.Debug("disconnected")
+}
+
+// finish lets the connection end as if the client had sent its last request:
+// what is in flight is answered first.
+func (c *connection) finish() { _ = c.stream.conn.CloseRead() }
+
+// rpcLog sends what the JSON-RPC library complains about to the log: protocol
+// errors of clients, none of which is our failure.
+type rpcLog struct{ log *slog.Logger }
+
+func (l rpcLog) Printf(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
+
+// maxMessage is the largest message that the caller may send: room for the
+// parts of a request in base64 or in text with a few escapes, and for the
+// rest. A caller without a profile can send no more than small requests.
+func (c *connection) maxMessage() int64 {
+	profile, _, err := c.server.policy.Load().Match(c.caller())
+	if err != nil {
+		return 64 << 10
+	}
+	return maxMessage(profile)
+}
+
+func maxMessage(p *policy.Profile) int64 {
+	return 2*(p.Request.Code+p.Request.Stdin+p.Request.Files) + 1<<20
+}
+
+func (c *connection) caller() policy.Caller {
+	return policy.Caller{UID: c.peer.uid, Groups: c.peer.groups}
+}
+
+// Handle implements jsonrpc2.Handler. The library calls it between two reads.
+func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.Request) {
+	params := c.stream.takeParams()
+	c.slots <- struct{}{}
+	// Executions are known by their request id before the next line is read, so
+	// that a cancel behind them finds them.
+	ctx, cancel := context.WithCancelCause(ctx)
+	if req.Method == rpc.MethodExecute && !req.Notif {
+		if !c.register(req.ID, cancel) {
+			c.reply(conn, req, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %s is the id of a request that is still running", req.ID))
+			c.done()
+			cancel(nil)
+			return
+		}
+	}
+	go func() {
+		defer c.done()
+		defer cancel(nil)
+		result, err := c.call(ctx, req.Method, params)
+		if req.Method == rpc.MethodExecute && !req.Notif {
+			c.unregister(req.ID)
+		}
+		c.reply(conn, req, result, err)
+	}()
+}
+
+func (c *connection) done() {
+	c.stream.finish()
+	<-c.slots
+}
+
+func (c *connection) register(id jsonrpc2.ID, cancel context.CancelCauseFunc) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, taken := c.requests[id]; taken {
+		return false
+	}
+	c.requests[id] = cancel
+	return true
+}
+
+func (c *connection) unregister(id jsonrpc2.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.requests, id)
+}
+
+// reply sends the answer to a request, if it wants one.
+func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, result any, err *rpc.Error) {
+	response := &jsonrpc2.Response{ID: req.ID}
+	if err == nil {
+		if e := response.SetResult(result); e != nil {
+			c.log.Error("encode result", "error", e)
+			err = rpc.Errorf(rpc.CodeInternal, "internal error")
+		}
+	}
+	if err != nil {
+		c.server.counters.refused(err)
+		response.Error = err.Wire()
+	}
+	if req.Notif {
+		return
+	}
+	if e := conn.SendResponse(context.Background(), response); e != nil {
+		c.log.Debug("answer not delivered", "error", e)
+	}
+}
+
+// call carries a request out.
+func (c *connection) call(ctx context.Context, method string, params json.RawMessage) (_ any, failed *rpc.Error) {
+	defer func() {
+		if r := recover(); r != nil {
+			id := newID()
+			c.log.Error("panic", "id", id, "method", method, "panic", fmt.Sprint(r))
+			failed = internal(id)
+		}
+	}()
+	if method == rpc.MethodVersion {
+		return c.server.Version, noParams(params)
+	}
+	current := c.server.policy.Load()
+	profile, rule, err := current.Match(c.caller())
+	if err != nil {
+		return nil, refusal(err)
+	}
+	switch method {
+	case rpc.MethodExecute:
+		return c.execute(ctx, profile, params)
+	case rpc.MethodCancel:
+		return c.cancel(params)
+	case rpc.MethodStatus:
+		return c.server.status(c.peer), noParams(params)
+	case rpc.MethodPolicyShow:
+		return c.server.show(profile, rule), noParams(params)
+	case rpc.MethodPolicyCheck:
+		return check(params)
+	case rpc.MethodImagesList:
+		return c.server.images(profile), noParams(params)
+	}
+	return nil, rpc.Errorf(rpc.CodeMethodNotFound, "there is no method %.100q", method)
+}
+
+// refusal turns a policy's refusal into the protocol's.
+func refusal(err error) *rpc.Error {
+	var r *policy.Refusal
+	if !errors.As(err, &r) {
+		return rpc.Errorf(rpc.CodeDenied, "denied")
+	}
+	code := int64(rpc.CodeDenied)
+	if r.Invalid {
+		code = rpc.CodeInvalidParams
+	}
+	e := rpc.Errorf(code, "%s", r.Reason)
+	e.Data.Field, e.Data.Rule = r.Field, r.Rule
+	return e
+}
+
+// internal is all that a client learns of a failure of ours; the log has the
+// rest under the id.
+func internal(id string) *rpc.Error {
+	e := rpc.Errorf(rpc.CodeInternal, "internal error; csbd's log has more under id %s", id)
+	e.Data.ID = id
+	return e
+}
