@@ -49,6 +49,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	if err := enforceable(runtime, current); err != nil {
 		return err
 	}
+	if len(current.Pools) > 0 {
+		log.Warn("pools are not kept yet: every sandbox is started when it is asked for", "pools", len(current.Pools))
+	}
 	srv := server.New(server.Config{
 		Sandboxes:  cold{runtime},
 		Images:     images.Store{Dir: c.ImageDir},
