@@ -73,7 +73,7 @@ func (s Store) Build(ctx context.Context, p *Project, progress io.Writer) (Image
 	}
 	i, err := s.add(work, Image{
 		Name: p.Name, Input: input, Created: time.Now().UTC().Truncate(time.Second),
-		Base: p.Base, Python: upstream(installed["python3"]), Packages: packages, Preload: p.Preload,
+		Base: p.Base, Python: upstream(installed["python3"]), Packages: packages, Preload: p.Preload, Warmup: p.Warmup,
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", p.Name, err)

@@ -28,6 +28,9 @@ type Project struct {
 	Installer string
 	// Preload lists the modules that the waiting interpreter has imported.
 	Preload []string
+	// Warmup is Python that a restored interpreter executes once before it is
+	// given a program.
+	Warmup string
 
 	source []byte
 }
@@ -69,6 +72,7 @@ type table struct {
 	Base      string   `toml:"base"`
 	Installer string   `toml:"installer"`
 	Preload   []string `toml:"preload"`
+	Warmup    string   `toml:"warmup"`
 }
 
 // ReadProject reads and checks the pyproject.toml in dir.
@@ -107,7 +111,7 @@ func parseProject(data []byte) (*Project, error) {
 			return nil, fmt.Errorf("[tool.csb]: %w", tomlError(err))
 		}
 	}
-	p := &Project{Name: d.Project.Name, Base: t.Base, Installer: t.Installer, Preload: t.Preload, source: data}
+	p := &Project{Name: d.Project.Name, Base: t.Base, Installer: t.Installer, Preload: t.Preload, Warmup: t.Warmup, source: data}
 	if !imageName.MatchString(p.Name) {
 		return nil, fmt.Errorf("[project] name %q: an image name is 1 to 64 of a-z, 0-9, '.', '_' and '-'", p.Name)
 	}

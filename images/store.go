@@ -45,6 +45,8 @@ type Image struct {
 	Packages map[string]string `json:"packages"`
 	// Preload lists the modules that a waiting interpreter has imported.
 	Preload []string `json:"preload"`
+	// Warmup is what a restored interpreter executes before it gets a program.
+	Warmup string `json:"warmup,omitempty"`
 
 	// Path of the root filesystem.
 	Path string `json:"-"`

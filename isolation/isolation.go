@@ -47,6 +47,12 @@ type Class struct {
 	// Image is the path of the root filesystem image, and Digest its content
 	// digest ("sha256:…").
 	Image, Digest string
+	// Preload lists, separated by spaces, the modules that a sandbox which is
+	// kept ready has imported.
+	Preload string
+	// Warmup is Python that such a sandbox executes once before it is given a
+	// program, to have the memory that programs need first in place.
+	Warmup string
 	// Seccomp is the OCI seccomp profile, as OCI runtime-spec JSON, that the
 	// guest kernel applies to the program. It is empty only where the policy
 	// says "unconfined".

@@ -122,6 +122,9 @@ func (p *Policy) Match(c Caller) (*Profile, string, error) {
 	return nil, "", &Refusal{Rule: "no rule matches", Reason: fmt.Sprintf("no rule of the policy matches uid %d", c.UID)}
 }
 
+// Profile returns the profile of that name, or nil.
+func (p *Policy) Profile(name string) *Profile { return p.profiles[name] }
+
 // Profiles returns every profile, by name.
 func (p *Policy) Profiles() []*Profile {
 	return slices.SortedFunc(maps.Values(p.profiles), func(a, b *Profile) int { return cmp.Compare(a.Name, b.Name) })

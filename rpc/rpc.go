@@ -256,8 +256,37 @@ type Status struct {
 	Refused map[string]int64 `json:"refused"`
 	// PolicyGeneration is 1 after the start and grows with every reload.
 	PolicyGeneration int64 `json:"policy_generation"`
+	// Pools of sandboxes that are kept ready.
+	Pools []Pool `json:"pools"`
 	// Caller is who csbd takes the client for.
 	Caller Caller `json:"caller"`
+}
+
+// A Pool is the sandboxes that are kept ready for one image and profile.
+type Pool struct {
+	Image   string `json:"image"`
+	Profile string `json:"profile"`
+	// Want is how many are to be ready, Max how many at most when demand is high.
+	Want int `json:"want"`
+	Max  int `json:"max"`
+	// Ready wait now, Starting are being made.
+	Ready    int `json:"ready"`
+	Starting int `json:"starting"`
+	// Hits were handed out at once, Misses after a wait.
+	Hits   int64 `json:"hits"`
+	Misses int64 `json:"misses"`
+	// Launched and Failed count starts; Died those that ended while they waited.
+	Launched int64 `json:"launched"`
+	Failed   int64 `json:"failed"`
+	Died     int64 `json:"died"`
+	// RefillTime of the last start, and Age of the one that has waited longest,
+	// in seconds.
+	RefillTime float64 `json:"refill_time"`
+	Age        float64 `json:"age"`
+	// Memory that those waiting hold, in bytes.
+	Memory int64 `json:"memory"`
+	// Problem says that the last start failed.
+	Problem string `json:"problem,omitempty"`
 }
 
 // A Caller is a peer as the kernel and the group database describe it.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"github.com/fcarli/codesandbox/policy"
 )
 
 const prefix = "csbd"
@@ -29,6 +31,10 @@ type config struct {
 	Runsc       string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
 	Cgroup      string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
 	Executions  int           `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
+	Launches    int           `desc:"sandboxes started at a time; one for each processor when empty"`
+	PoolMemory  byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
+	SandboxAge  time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
+	SnapshotAge time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
 	StopTimeout time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel    slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 	LogFormat   logFormat     `split_words:"true" default:"text" desc:"text or json"`
@@ -44,6 +50,15 @@ func (m *fileMode) Decode(s string) error {
 	}
 	*m = fileMode(n)
 	return nil
+}
+
+type byteSize int64
+
+// Decode implements envconfig.Decoder.
+func (b *byteSize) Decode(s string) error {
+	n, err := policy.ParseSize(s)
+	*b = byteSize(n)
+	return err
 }
 
 type logFormat string
@@ -79,8 +94,17 @@ func readConfig() (config, error) {
 	if c.Executions < 0 {
 		return c, fmt.Errorf("environment: CSBD_EXECUTIONS=%d: want a positive number", c.Executions)
 	}
-	if c.StopTimeout < 0 {
-		return c, fmt.Errorf("environment: CSBD_STOP_TIMEOUT=%v: want a positive duration", c.StopTimeout)
+	for name, d := range map[string]time.Duration{
+		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge} {
+		if d < 0 {
+			return c, fmt.Errorf("environment: CSBD_%s=%v: want a positive duration", name, d)
+		}
+	}
+	if c.Launches == 0 {
+		c.Launches = runtime.NumCPU()
+	}
+	if c.Launches < 0 {
+		return c, fmt.Errorf("environment: CSBD_LAUNCHES=%d: want a positive number", c.Launches)
 	}
 	if c.Runsc == "" {
 		c.Runsc = findRunsc()

@@ -15,7 +15,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/fcarli/codesandbox/images"
-	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
@@ -37,7 +36,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return fmt.Errorf("policy: %w", err)
 	}
 	logWarnings(log, current)
-	runtime, err := runsc.Open(ctx, runsc.Options{Binary: c.Runsc, StateDir: c.StateDir, Cgroup: c.Cgroup, Log: log})
+	runtime, err := runsc.Open(ctx, runsc.Options{Binary: c.Runsc, StateDir: c.StateDir, Cgroup: c.Cgroup, SnapshotAge: c.SnapshotAge, Log: log})
 	if err != nil {
 		return err
 	}
@@ -49,12 +48,14 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	if err := enforceable(runtime, current); err != nil {
 		return err
 	}
-	if len(current.Pools) > 0 {
-		log.Warn("pools are not kept yet: every sandbox is started when it is asked for", "pools", len(current.Pools))
-	}
+	store := images.Store{Dir: c.ImageDir}
+	source := newSource(c, runtime, store, log)
+	defer source.Close()
+	source.keep(current)
 	srv := server.New(server.Config{
-		Sandboxes:  cold{runtime},
-		Images:     images.Store{Dir: c.ImageDir},
+		Sandboxes:  source,
+		Images:     store,
+		Pools:      source.status,
 		Policy:     current,
 		Version:    versionInfo(runtime.Version()),
 		Driver:     "runsc",
@@ -76,11 +77,15 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		"cgroup", runtime.CgroupVersion(), "unenforced", runtime.Unenforceable())
 	notify(log, daemon.SdNotifyReady)
 
+	refresh := time.NewTicker(refreshEvery)
+	defer refresh.Stop()
 	for {
 		select {
+		case <-refresh.C:
+			source.refresh()
 		case <-hangup:
 			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-			reload(c, srv, runtime, log)
+			reload(c, srv, source, runtime, log)
 			notify(log, daemon.SdNotifyReady)
 		case <-ctx.Done():
 			notify(log, daemon.SdNotifyStopping)
@@ -101,15 +106,6 @@ func shutdownNow(srv *server.Server) error {
 	cancel()
 	srv.Shutdown(ctx)
 	return nil
-}
-
-// cold starts every sandbox when it is asked for.
-type cold struct{ runtime *runsc.Runtime }
-
-// Take implements server.Source.
-func (c cold) Take(ctx context.Context, class isolation.Class) (isolation.Sandbox, bool, error) {
-	s, err := c.runtime.Launcher(class, nil).Launch(ctx)
-	return s, false, err
 }
 
 // prove runs a program under each profile whose default image is there. csbd
@@ -143,7 +139,7 @@ func enforceable(r *runsc.Runtime, p *policy.Policy) error {
 }
 
 // reload reads the policy again and keeps the old one if the new is bad.
-func reload(c config, srv *server.Server, r *runsc.Runtime, log *slog.Logger) {
+func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log *slog.Logger) {
 	next, err := policy.Load(c.Policy)
 	if err == nil {
 		err = enforceable(r, next)
@@ -153,6 +149,7 @@ func reload(c config, srv *server.Server, r *runsc.Runtime, log *slog.Logger) {
 		return
 	}
 	logWarnings(log, next)
+	source.keep(next)
 	log.Info("policy reloaded", "generation", srv.SetPolicy(next))
 }
 

@@ -6,6 +6,9 @@
 // request, and an end mark after the program.
 //
 //	ready    "CSB1 ready\n" on stdout, before anything else
+//	warm-up  "CSBW", 4 bytes big-endian length, that many bytes of Python, which
+//	         the runner executes before it writes another ready line; any number
+//	         of them, before the request
 //	request  "CSB1", 4 bytes big-endian length, that many bytes of JSON (header),
 //	         then code, stdin and each file's content, of the lengths it states
 //	end      on stdout: NUL "csb-end " token " ", 4 bytes big-endian length,
@@ -45,6 +48,7 @@ const (
 	MaxEnd = 1 << 20
 
 	magic     = "CSB1"
+	magicWarm = "CSBW"
 	markStart = "\x00csb-end "
 )
 
@@ -129,6 +133,15 @@ func WriteRequest(w io.Writer, t Token, s isolation.Spec) error {
 		if _, err := w.Write(p); err != nil {
 			return fmt.Errorf("write request frame: %w", err)
 		}
+	}
+	return nil
+}
+
+// WriteWarmup writes a warm-up frame.
+func WriteWarmup(w io.Writer, code []byte) error {
+	frame := binary.BigEndian.AppendUint32([]byte(magicWarm), uint32(len(code)))
+	if _, err := w.Write(append(frame, code...)); err != nil {
+		return fmt.Errorf("write warm-up frame: %w", err)
 	}
 	return nil
 }

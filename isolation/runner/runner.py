@@ -35,6 +35,7 @@ import struct
 import time
 
 MAGIC = b"CSB1"
+WARM = b"CSBW"
 READY = b"CSB1 ready\n"
 WORK = "/tmp/work"
 MAIN = WORK + "/main.py"
@@ -88,6 +89,7 @@ class Reporter:
         data = json.dumps(body).encode()
         write_all(self.err, mark)
         write_all(self.out, mark + struct.pack(">I", len(data)) + data)
+        self.shared[0] = 0  # init need not speak
 
 
 def init(child, reporter):
@@ -201,8 +203,39 @@ def set_thread_stack():
         pass  # not glibc
 
 
+def warm(code):
+    """Do once what every program will do, so that its memory is in place.
+
+    After a restore each page is fetched when it is first touched, which would
+    make the first program 10 to 40 ms slower. Nothing of it may remain.
+    """
+    place(MAIN, 0o644, code)
+    runner, stdout = sys.modules["__main__"], sys.stdout
+    sys.stdout = io.StringIO()
+    try:
+        main = new_main()
+        try:
+            run_file(main)
+        except Exception as e:
+            describe(type(e), e, own_frames(e.__traceback__))
+        main.__dict__.clear()
+    finally:
+        sys.stdout = stdout
+        sys.modules["__main__"] = runner
+        os.unlink(MAIN)
+    import linecache
+    linecache.clearcache()
+
+
 def receive():
-    head = read_exactly(0, 8)
+    while True:
+        head = read_exactly(0, 8)
+        if head[:4] != WARM:
+            break
+        code = read_exactly(0, struct.unpack(">I", head[4:])[0])
+        if code:
+            warm(code)
+        write_all(1, READY)
     if head[:4] != MAGIC:
         sys.stderr.write("runner: bad request frame\n")
         os._exit(70)
@@ -247,6 +280,9 @@ def reseed():
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random:
         numpy_random.seed()
+    process = sys.modules.get("multiprocessing.process")
+    if process:
+        process.current_process().authkey = os.urandom(32)
     uuid = sys.modules.get("uuid")
     if uuid:
         uuid._last_timestamp = None
@@ -435,12 +471,11 @@ def finish(main):
 
 
 def serve(reporter):
+    os.makedirs(WORK, exist_ok=True)
+    os.chdir(WORK)
     header, code, stdin, files = receive()
     reporter.arm(header["token"].encode())
     me = os.getpid()
-
-    os.makedirs(WORK, exist_ok=True)
-    os.chdir(WORK)
     try:
         place(MAIN, 0o644, code)
         for path, mode, content in files:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,14 +51,45 @@ func (r *Runtime) Launcher(c isolation.Class, modules []string) isolation.Launch
 func hostTasks(n int) int { return 128 + 4*n }
 
 // Launch implements isolation.Launcher.
-func (l *launcher) Launch(ctx context.Context) (_ isolation.Sandbox, err error) {
-	if err := l.class.Ceiling.Validate(); err != nil {
+func (l *launcher) Launch(ctx context.Context) (isolation.Sandbox, error) {
+	return l.runtime.launch(ctx, l.class, l.modules, nil, nil)
+}
+
+// A restorer starts sandboxes of one class from its snapshot.
+type restorer struct {
+	runtime *Runtime
+	class   isolation.Class
+}
+
+// RestoreLauncher returns a Launcher of sandboxes that are restored from a
+// snapshot, with the class's modules imported and its warm-up behind them. The
+// snapshot is made when there is none.
+func (r *Runtime) RestoreLauncher(c isolation.Class) isolation.Launcher { return &restorer{r, c} }
+
+// Launch implements isolation.Launcher.
+func (l *restorer) Launch(ctx context.Context) (isolation.Sandbox, error) {
+	r := l.runtime
+	dir, err := r.snapshots.get(ctx, l.class)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.launch(ctx, l.class, strings.Fields(l.class.Preload), []string{"--image-path=" + dir, "--direct"}, []byte(l.class.Warmup))
+	if err != nil && ctx.Err() == nil {
+		// Perhaps it is the snapshot: the next Launch looks closer.
+		r.snapshots.forget(l.class)
+	}
+	return s, err
+}
+
+// launch starts a sandbox: by `runsc restore` with the given flags and a
+// warm-up, or by `runsc run` if there are none.
+func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules, restore []string, warmup []byte) (_ isolation.Sandbox, err error) {
+	if err := c.Ceiling.Validate(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not ready after "+startTimeout.String()))
 	defer cancel()
-	r := l.runtime
-	s := &sandbox{id: newID(), class: l.class, exited: make(chan struct{})}
+	s := &sandbox{id: newID(), binary: r.binary, class: c, exited: make(chan struct{})}
 	s.dir = filepath.Join(r.dir, s.id)
 	defer func() {
 		if err != nil {
@@ -67,7 +99,7 @@ func (l *launcher) Launch(ctx context.Context) (_ isolation.Sandbox, err error) 
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := writeBundle(s.dir, l.class, l.modules); err != nil {
+	if err := writeBundle(s.dir, c, modules); err != nil {
 		return nil, err
 	}
 	if s.group, err = r.cgroups.New(s.id); err != nil {
@@ -75,22 +107,27 @@ func (l *launcher) Launch(ctx context.Context) (_ isolation.Sandbox, err error) 
 	}
 	if err := errors.Join(
 		s.group.SetMemory(bootMemory),
-		s.group.SetPids(hostTasks(l.class.Ceiling.Processes)),
-		s.group.SetCPUs(l.class.Ceiling.CPUs)); err != nil {
+		s.group.SetPids(hostTasks(c.Ceiling.Processes))); err != nil {
 		return nil, err
 	}
-	if err := s.start(r.binary); err != nil {
+	if err := s.start(restore); err != nil {
 		return nil, err
+	}
+	if restore != nil {
+		if err := runner.WriteWarmup(s.stdin, warmup); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.waitReady(ctx)
 }
 
-// A sandbox is one `runsc run`.
+// A sandbox is one `runsc run` or `runsc restore`.
 type sandbox struct {
-	id    string
-	class isolation.Class
-	dir   string
-	group *cgroup.Group
+	id     string
+	binary string
+	class  isolation.Class
+	dir    string
+	group  *cgroup.Group
 
 	cmd                   *exec.Cmd
 	stdin, stdout, stderr *os.File // our ends
@@ -102,7 +139,7 @@ type sandbox struct {
 	closeErr  error
 }
 
-func (s *sandbox) start(binary string) error {
+func (s *sandbox) start(restore []string) error {
 	var theirs [3]*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -126,8 +163,13 @@ func (s *sandbox) start(binary string) error {
 		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
 	}
 
-	args := append(flags(filepath.Join(s.dir, "root")), "run", "--bundle="+s.dir, s.id)
-	s.cmd = exec.Command(binary, args...)
+	args := flags(filepath.Join(s.dir, "root"))
+	if restore == nil {
+		args = append(args, "run", "--bundle="+s.dir)
+	} else {
+		args = append(append(args, "restore", "--bundle="+s.dir), restore...)
+	}
+	s.cmd = exec.Command(s.binary, append(args, s.id)...)
 	s.cmd.Env = []string{} // nothing of csbd's own environment
 	s.cmd.Dir = s.dir
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = theirs[0], theirs[1], theirs[2]
@@ -160,6 +202,18 @@ func (s *sandbox) waitReady(ctx context.Context) error {
 		<-ready
 		return fmt.Errorf("wait for the runner: %w", context.Cause(ctx))
 	}
+}
+
+// Ended is closed when the sandbox has ended, by itself or not.
+func (s *sandbox) Ended() <-chan struct{} { return s.exited }
+
+// MemoryUse is what the sandbox holds of the host's memory, in bytes.
+func (s *sandbox) MemoryUse() int64 {
+	n, err := s.group.MemoryUse()
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // kill ends every process of the sandbox.

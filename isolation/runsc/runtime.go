@@ -27,10 +27,13 @@ import (
 type Runtime struct {
 	binary  string
 	version string
+	digest  string // of the binary
 	dir     string // one directory for each sandbox
 	cgroups *cgroup.Root
 	lock    *os.File
 	log     *slog.Logger
+
+	snapshots *snapshots
 }
 
 // Options say how a Runtime is set up.
@@ -41,7 +44,10 @@ type Options struct {
 	StateDir string
 	// Cgroup is the cgroup below which sandboxes live; see cgroup.Open.
 	Cgroup string
-	Log    *slog.Logger
+	// SnapshotAge is how old a snapshot may get: sandboxes that are restored from
+	// the same one share hash seed and address layout. 0 is forever.
+	SnapshotAge time.Duration
+	Log         *slog.Logger
 }
 
 // Open takes possession of the state directory, removes what a predecessor
@@ -59,14 +65,19 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{binary: binary, version: version, dir: filepath.Join(stateDir, "sandboxes"), log: o.Log}
+	digest, err := hashFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	r := &Runtime{binary: binary, version: version, digest: digest, dir: filepath.Join(stateDir, "sandboxes"), log: o.Log}
+	r.snapshots = newSnapshots(r, stateDir, o.SnapshotAge)
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	if r.lock, err = lockDir(stateDir); err != nil {
 		return nil, err
 	}
-	if err := r.sweep(stateDir); err != nil {
+	if err := errors.Join(r.sweep(stateDir), r.snapshots.clean()); err != nil {
 		r.lock.Close()
 		return nil, fmt.Errorf("remove what an earlier csbd left: %w", err)
 	}

@@ -60,8 +60,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 	defer release()
 	admitted := time.Now()
 
-	sandbox, warm, err := s.Sandboxes.Take(ctx, isolation.Class{
-		Image: image.Path, Digest: image.Digest, Seccomp: profile.Seccomp, Ceiling: spec.Limits})
+	sandbox, warm, err := s.Sandboxes.Take(ctx, Class(image, profile, spec.Limits.Disk))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, cancelled(ctx)
@@ -108,6 +107,16 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 		"queue", admitted.Sub(received), "start", started.Sub(admitted), "run", result.Duration, "cpu", result.Usage.CPU,
 		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer), "warm", warm)
 	return answer, nil
+}
+
+// Class is what a sandbox is started with for a request of the profile: the
+// profile's ceiling, which the request's limits tighten at hand-over, but for
+// the size of the disk, which cannot be changed then.
+func Class(i images.Image, p *policy.Profile, disk int64) isolation.Class {
+	ceiling := p.Max
+	ceiling.Disk = disk
+	return isolation.Class{Image: i.Path, Digest: i.Digest, Preload: strings.Join(i.Preload, " "), Warmup: i.Warmup,
+		Seccomp: p.Seccomp, Ceiling: ceiling}
 }
 
 func limitsHit(r rpc.Result) string {

@@ -55,6 +55,10 @@ func (s *Server) status(p peer) rpc.Status {
 	out.Ready, out.Problem = s.health.read()
 	out.PolicyGeneration = s.generation.Load()
 	out.Executions, out.Refused = s.counters.read()
+	out.Pools = []rpc.Pool{}
+	if s.Pools != nil {
+		out.Pools = append(out.Pools, s.Pools()...)
+	}
 	s.mu.Lock()
 	out.Connections = len(s.connections)
 	s.mu.Unlock()

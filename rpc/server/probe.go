@@ -22,8 +22,7 @@ func (s *Server) probe(ctx context.Context, profile *policy.Profile) error {
 	if err != nil {
 		return err
 	}
-	sandbox, _, err := s.Sandboxes.Take(ctx, isolation.Class{
-		Image: image.Path, Digest: image.Digest, Seccomp: profile.Seccomp, Ceiling: profile.Default})
+	sandbox, _, err := s.Sandboxes.Take(ctx, Class(image, profile, profile.Default.Disk))
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,9 @@ type Config struct {
 	// Unenforced names the limits that this host does not enforce and the
 	// policy allows it not to.
 	Unenforced []string
-	Log        *slog.Logger
+	// Pools describes the sandboxes that are kept ready; nil if none ever are.
+	Pools func() []rpc.Pool
+	Log   *slog.Logger
 }
 
 // A Server serves the protocol. Its zero value is not usable; see New.
