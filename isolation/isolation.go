@@ -74,8 +74,8 @@ type Limits struct {
 	// the sandbox as a whole together with Disk and a headroom (the cgroup).
 	Memory int64
 	// Disk is the size in bytes of the one writable filesystem (/tmp, which
-	// holds the working directory). It is kept in memory. A file may be as
-	// large as the filesystem.
+	// holds the working directory). It is kept in memory. It is fixed when the
+	// sandbox is started: a Spec asks for exactly what its Class says.
 	Disk int64
 	// Output is how many bytes of stdout and of stderr, each, are kept.
 	Output int64

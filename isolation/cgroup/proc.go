@@ -60,10 +60,11 @@ func readHierarchies() (hierarchies, error) {
 
 // below is path relative to a mount whose root is root.
 func below(path, root string) string {
-	if root == "/" || path == root {
-		root = strings.TrimSuffix(root, "/")
+	root = strings.TrimSuffix(root, "/")
+	if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') {
+		path = rest
 	}
-	return "/" + strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
+	return "/" + strings.TrimPrefix(path, "/")
 }
 
 // readOwn maps each version 1 controller, and "" for version 2, to our cgroup.

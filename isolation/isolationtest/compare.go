@@ -23,8 +23,10 @@ const workDir = "/tmp/work"
 // compare demands what `python3 main.py` does on the host.
 func compare(t *testing.T, python string, r row, got outcome) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "work")
-	assert.NilError(t, os.Mkdir(dir, 0o700))
+	// Not t.TempDir, which other users cannot enter.
+	dir, err := os.MkdirTemp("", "work")
+	assert.NilError(t, err)
+	defer os.RemoveAll(dir)
 	put := func(path string, mode os.FileMode, content string) {
 		path = filepath.Join(dir, path)
 		assert.NilError(t, os.MkdirAll(filepath.Dir(path), 0o755))
@@ -62,7 +64,7 @@ func compare(t *testing.T, python string, r row, got outcome) {
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	var ended *exec.ExitError
 	if err != nil && !errors.As(err, &ended) {
 		assert.NilError(t, err)

@@ -68,13 +68,13 @@ var memoryLimits = []row{
 		    del keep
 		    print(n)
 		`, stdout: anything, check: func(t *testing.T, got outcome) {
-			n, _ := strconv.Atoi(strings.TrimSpace(got.stdout))
-			assert.Check(t, n >= 118 && n <= 128+130, "%d MiB of 128 were usable", n)
-		}},
+		n, _ := strconv.Atoi(strings.TrimSpace(got.stdout))
+		assert.Check(t, n >= 118 && n <= 128+130, "%d MiB of 128 were usable", n)
+	}},
 	{name: "memory: bit by bit until the end", code: "keep = []\nwhile True: keep.append(bytearray(1 << 20))", limits: memory(64), status: isolation.StatusMemoryLimit, exit: 1,
 		raises: &raises{"MemoryError", "", 2}, stderr: has("MemoryError")},
 	{name: "memory: small objects until the end", code: "keep = []\nwhile True: keep.append(str(len(keep)))", limits: memory(64), status: isolation.StatusMemoryLimit, exit: 1,
-		raises: &raises{"MemoryError", "", 2}, stderr: has("MemoryError")},
+		raises: &raises{"MemoryError", "", anyLine}, stderr: has("MemoryError")},
 	{name: "memory: all of it is usable", code: "x = bytearray(120 << 20)\nprint(len(x) >> 20)", limits: memory(128), stdout: lines("120"),
 		check: func(t *testing.T, got outcome) {
 			assert.Check(t, got.res.Usage.PeakMemory > 120<<20, "peak %d", got.res.Usage.PeakMemory)
@@ -224,8 +224,6 @@ func usable(n int) func(t *testing.T, got outcome) {
 var diskLimits = []row{
 	{name: "disk: the sandbox's", code: fillDisk, args: []string{"/tmp/x"}, class: disk(8), stdout: anything, check: usable(8)},
 	{name: "disk: all of 64 MiB", code: fillDisk, args: []string{"x"}, stdout: anything, check: usable(64)},
-	{name: "disk: less than the sandbox's", code: fillDisk, args: []string{"x"}, limits: func(l *isolation.Limits) { l.Disk = mebibytes(8) },
-		stdout: anything, check: usable(8)},
 	{name: "disk: shared memory is bounded", code: fillDisk, args: []string{"/dev/shm/x"}, class: disk(8), stdout: anything, check: usable(8)},
 	{name: "disk: many small files", class: disk(8), code: `
 		import errno

@@ -88,6 +88,12 @@ type limits struct {
 	OpenFiles int   `json:"open_files"`
 }
 
+// StackRoom is the address space that the runner allows for the stacks of
+// threads, on top of the memory limit; set_limits in runner.py does the same.
+func StackRoom(l isolation.Limits) int64 {
+	return min(int64(l.Processes)*(2<<20), l.Memory/4)
+}
+
 // WriteRequest writes the request frame for s. It does not copy s's contents.
 func WriteRequest(w io.Writer, t Token, s isolation.Spec) error {
 	h := header{

@@ -23,9 +23,14 @@ import sys
 # request may shadow every other module, however early we imported it.
 BASELINE = frozenset(sys.modules)
 
+# Ours, whatever the program does to the builtins module later on.
+from builtins import *
+
 import os
+import atexit
 import ctypes
 import fcntl
+import gc
 import io
 import json
 import mmap
@@ -33,6 +38,7 @@ import resource
 import signal
 import struct
 import time
+import traceback
 
 MAGIC = b"CSB1"
 WARM = b"CSBW"
@@ -151,6 +157,10 @@ class Stdout(io.TextIOWrapper):
         return n
 
 
+Stdout.__name__ = Stdout.__qualname__ = "TextIOWrapper"
+Stdout.__module__ = "_io"
+
+
 def open_stdio():
     """sys.stdin and sys.stdout as python3 opens them, on the new descriptors."""
     old = sys.stdin
@@ -183,7 +193,8 @@ def set_limits(limits):
     lower(resource.RLIMIT_NPROC, limits["processes"] + 1)
     with open("/proc/self/statm") as f:
         mapped = int(f.read().split()[0]) * mmap.PAGESIZE
-    lower(resource.RLIMIT_AS, mapped + limits["memory"] + limits["processes"] * THREAD_STACK)
+    lower(resource.RLIMIT_AS, mapped + limits["memory"]
+          + min(limits["processes"] * THREAD_STACK, limits["memory"] // 4))
 
 
 def set_thread_stack():
@@ -304,10 +315,10 @@ def shadow(names):
 
 def new_main():
     main = type(sys)("__main__")
-    main.__file__ = MAIN
-    main.__cached__ = None
     main.__annotations__ = {}
     main.__builtins__ = sys.modules["builtins"]
+    main.__file__ = MAIN
+    main.__cached__ = None
     from importlib.machinery import SourceFileLoader
     main.__loader__ = SourceFileLoader("__main__", MAIN)
     sys.modules["__main__"] = main
@@ -363,7 +374,6 @@ def describe(kind, value, tb):
                 line = step.tb_lineno or 0
             step = step.tb_next
     try:
-        import traceback
         text = "".join(traceback.format_exception(kind, value, tb))
     except BaseException:
         text = ""
@@ -378,42 +388,56 @@ def exit_code_of(value):
         return 0
     if isinstance(code, int):
         return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
-    flush(sys.stdout)
-    try:
-        sys.stderr.write(str(code) + "\n")
-    except BaseException:
-        pass
-    return 1
-
-
-def show(kind, value, tb):
-    """Print an uncaught exception as the interpreter would."""
-    flush(sys.stdout)
-    sys.last_type, sys.last_value, sys.last_traceback = kind, value, tb
-    try:
-        hook = sys.excepthook
-        sys.audit("sys.excepthook", hook, kind, value, tb)
-        hook(kind, value, tb)
-    except SystemExit as e:
-        return exit_code_of(e)
-    except BaseException:
-        failed = sys.exc_info()
+    flush("stdout")
+    for text in (code, None):
         try:
-            sys.stderr.write("Error in sys.excepthook:\n")
-            sys.__excepthook__(failed[0], failed[1], own_frames(failed[2]))
-            sys.stderr.write("\nOriginal exception was:\n")
-            sys.__excepthook__(kind, value, tb)
+            sys.stderr.write("\n" if text is None else str(text))
         except BaseException:
             pass
     return 1
 
 
-def flush(stream):
+def show(kind, value, tb):
+    """Print an uncaught exception as the interpreter would."""
+    flush("stdout")
+    sys.last_type, sys.last_value, sys.last_traceback = kind, value, tb
+    hook = getattr(sys, "excepthook", None)
+    if hook is None:
+        complain("sys.excepthook is missing\n", value)
+        return 1
     try:
+        sys.audit("sys.excepthook", hook, kind, value, tb)
+        hook(kind, value, tb)
+    except SystemExit as e:
+        return exit_code_of(e)
+    except BaseException:
+        complain("Error in sys.excepthook:\n", sys.exc_info()[1])
+        complain("\nOriginal exception was:\n", value)
+    return 1
+
+
+def complain(text, value):
+    """Write text and an exception to stderr, without our own frames."""
+    try:
+        value.__traceback__ = own_frames(value.__traceback__)
+        sys.stderr.write(text)
+        sys.__excepthook__(type(value), value, value.__traceback__)
+    except BaseException:
+        pass
+
+
+def flush(name, aloud=True):
+    """Flush sys.stdout or sys.stderr; say whether that went well."""
+    stream = getattr(sys, name, None)
+    try:
+        if stream is None or getattr(stream, "closed", False):
+            return True
         stream.flush()
         return True
-    except BaseException:
-        return stream is None or getattr(stream, "closed", False) is True
+    except BaseException as e:
+        if name == "stdout" and aloud:
+            complain("Exception ignored in: %r\n" % (stream,), e)
+        return False
 
 
 def run(main):
@@ -433,40 +457,49 @@ def run(main):
     return status, exception, signal.SIGINT if issubclass(kind, KeyboardInterrupt) and status == 1 else 0
 
 
+WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+
 def finish(main):
-    """What Py_FinalizeEx does that a program can see, and nothing else."""
-    ok = True
+    """What Py_FinalizeEx does that a program can see, and nothing else.
+
+    main is a list that holds the program's module, and the only thing besides
+    sys.modules that does.
+    """
     threading = sys.modules.get("threading")
     if threading:
         try:
             threading._shutdown()
-        except BaseException:
-            kind, value, tb = sys.exc_info()
-            show(kind, value, own_frames(tb))
-    import atexit
+        except BaseException as e:
+            complain("Exception ignored in: %r\n" % (threading,), e)
     try:
         atexit._run_exitfuncs()
     except BaseException:
         pass  # each was printed as it happened
-    ok = flush(sys.stdout) and ok
-    flush(sys.stderr)
-    # Objects of the program die: __del__ runs, open files are written out.
+    ok = flush("stdout") & flush("stderr")
+    # Files that are still open, whoever holds them: the collector might finalise
+    # a file's buffer before the file.
+    for thing in gc.get_objects():
+        if issubclass(type(thing), WRITERS):
+            try:
+                thing.closed or thing.flush()
+            except BaseException:
+                pass
+    thing = None
+    # The program's modules die, by reference count or by the collector, which
+    # lets each __del__ see its globals.
     sys.last_type = sys.last_value = sys.last_traceback = None
-    names = main.__dict__
-    for private in (True, False):
-        for name in list(names):
-            if name.startswith("_") == private and name[:2] != "__":
-                names[name] = None
-    for name in list(names):
-        if name not in ("__builtins__", "__name__", "__file__", "__loader__", "__spec__"):
-            names[name] = None
-    import gc
+    main.clear()
+    for name, module in list(sys.modules.items()):
+        if name == "__main__" or str(getattr(module, "__file__", None)).startswith(WORK + "/"):
+            del sys.modules[name]
+    name = module = None
     try:
         gc.collect()
     except BaseException:
         pass
-    ok = flush(sys.stdout) and ok
-    flush(sys.stderr)
+    flush("stdout", False)
+    flush("stderr", False)
     return ok
 
 
@@ -505,12 +538,13 @@ def serve(reporter):
     set_limits(header["limits"])
     del header
 
-    status, exception, number = run(main)
+    main = [main]
+    status, exception, number = run(main[0])
     if os.getpid() != me:
         # A child that the program forked and that came back up to here.
         finish(main)
         os._exit(status)
-    if not finish(main) and status == 0:
+    if not finish(main):
         status = 120
     used = resource.getrusage(resource.RUSAGE_SELF)
     body = {"exit_code": status, "user": used.ru_utime, "system": used.ru_stime}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"sync/atomic"
 )
 
 // A Scanner takes one output stream of a sandbox apart: what the program wrote
@@ -19,7 +20,12 @@ type Scanner struct {
 	found bool
 	done  bool
 	end   *End
+
+	passed atomic.Int64
 }
+
+// Passed is how many bytes have gone to W. It may be called at any time.
+func (s *Scanner) Passed() int64 { return s.passed.Load() }
 
 // NewScanner returns a Scanner for stdout (whose mark an End follows) or
 // stderr (where the mark stands alone).
@@ -68,7 +74,11 @@ func (s *Scanner) emit(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	_, err := s.w.Write(p)
+	s.passed.Add(int64(len(p)))
+	n, err := s.w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"sync/atomic"
 	"time"
 
 	"github.com/fcarli/codesandbox/isolation"
@@ -32,6 +31,9 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	if name := spec.Limits.Exceeds(s.class.Ceiling); name != "" {
 		return isolation.Result{}, fmt.Errorf("limit %s is above the sandbox's", name)
 	}
+	if spec.Limits.Disk != s.class.Ceiling.Disk {
+		return isolation.Result{}, errors.New("limit disk differs from the sandbox's, which cannot be changed any more")
+	}
 	cpuBefore, err := s.prepare(spec)
 	if err != nil {
 		return isolation.Result{}, fmt.Errorf("apply limits: %w", err)
@@ -54,7 +56,7 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 		err = s.force(stdout, stderr)
 		res = isolation.Forced(reason)
 	} else {
-		res, err = s.ended(stdout, stderr)
+		res, err = s.ended(ctx, spec.Limits, start, cpuBefore, stdout, stderr)
 	}
 	if err == nil {
 		err = errors.Join(stdout.err, stderr.err)
@@ -75,7 +77,7 @@ func (s *sandbox) prepare(spec isolation.Spec) (time.Duration, error) {
 		return 0, err
 	}
 	l := spec.Limits
-	memory := idle + l.Memory + l.Disk + int64(len(spec.Stdin)) + headroom
+	memory := idle + l.Memory + runner.StackRoom(l) + l.Disk + int64(len(spec.Stdin)) + headroom
 	if err := errors.Join(
 		s.group.SetMemory(memory),
 		s.group.SetPids(hostTasks(l.Processes)),
@@ -92,9 +94,17 @@ func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time
 	defer timeout.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
-	outDone, errDone := stdout.done, stderr.done
-	for outDone != nil || errDone != nil {
+	// Without streams, the end of the sandbox is what is waited for.
+	var outDone, errDone, outOver, errOver, exited chan struct{}
+	if stdout != nil {
+		outDone, errDone, outOver, errOver = stdout.done, stderr.done, stdout.over, stderr.over
+	} else {
+		exited = s.exited
+	}
+	for outDone != nil || errDone != nil || exited != nil {
 		select {
+		case <-exited:
+			exited = nil
 		case <-outDone:
 			outDone = nil
 		case <-errDone:
@@ -103,9 +113,9 @@ func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time
 			return isolation.StatusTimeout
 		case <-ctx.Done():
 			return isolation.StatusCancelled
-		case <-stdout.over:
+		case <-outOver:
 			return isolation.StatusOutputLimit
-		case <-stderr.over:
+		case <-errOver:
 			return isolation.StatusOutputLimit
 		case <-poll.C:
 			if n, err := s.group.OOMKills(); err == nil && n > 0 {
@@ -131,7 +141,7 @@ func (s *sandbox) force(stdout, stderr *stream) error {
 }
 
 // ended says how a program that nobody stopped came to its end.
-func (s *sandbox) ended(stdout, stderr *stream) (isolation.Result, error) {
+func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time, cpuBefore time.Duration, stdout, stderr *stream) (isolation.Result, error) {
 	if n, err := s.group.OOMKills(); err == nil && n > 0 {
 		return isolation.Forced(isolation.StatusMemoryLimit), nil
 	}
@@ -141,12 +151,11 @@ func (s *sandbox) ended(stdout, stderr *stream) (isolation.Result, error) {
 		}
 		return end.Result(), nil
 	}
-	// The streams ended without a word from the runner: the sandbox is dead or
-	// dying, and its exit status is all there is.
-	select {
-	case <-s.exited:
-	case <-time.After(settle):
-		return isolation.Result{}, errors.New("sandbox closed its output and does not end")
+	// The streams ended without a word from the runner, or with one that makes
+	// no sense: the sandbox is dead or dying, and its exit status is all there
+	// is. A program that forged an end may run on; its limits still hold.
+	if reason := s.watch(ctx, l, start, cpuBefore, nil, nil); reason != "" {
+		return isolation.Forced(reason), s.kill()
 	}
 	if n, err := s.group.OOMKills(); err == nil && n > 0 {
 		return isolation.Forced(isolation.StatusMemoryLimit), nil
@@ -182,7 +191,6 @@ type stream struct {
 	done    chan struct{}
 	over    chan struct{} // closed when the program has written too much
 	err     error         // of the output's writer; valid once done is closed
-	count   atomic.Int64
 }
 
 func newStream(f *os.File, scanner *runner.Scanner, l isolation.Limits) *stream {
@@ -202,7 +210,7 @@ func (st *stream) drain(l isolation.Limits) {
 			if werr != nil && st.err == nil {
 				st.err = fmt.Errorf("pass output on: %w", werr)
 			}
-			if l.KillOnOutput && st.count.Add(int64(n)) > l.Output {
+			if l.KillOnOutput && st.scanner.Passed() > l.Output {
 				select {
 				case <-st.over:
 				default:
