@@ -296,6 +296,8 @@ type Caller struct {
 	// Running and Queued executions of this uid.
 	Running int `json:"running"`
 	Queued  int `json:"queued"`
+	// Executions are their ids, for cancel.
+	Executions []string `json:"executions"`
 }
 
 // Version is what csbd is.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/fcarli/codesandbox/rpc"
@@ -51,6 +53,9 @@ func (o *options) execute(ctx context.Context, args []string, s streams, getenv 
 			p.Stdin, p.StdinBase64 = content(data)
 		}
 	}
+	// From here on there is something to cancel; before, a signal just ends us.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 	client, err := rpc.Dial(ctx, o.socket)
 	if err != nil {
 		return 0, err

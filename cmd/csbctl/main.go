@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/fcarli/codesandbox/rpc"
 )
@@ -24,6 +22,8 @@ const (
 	exitOK     = 0
 	exitUsage  = 2
 	exitFailed = 125 // csbd or csbctl failed, as docker run says it
+	// 128+SIGINT, as shells say it.
+	exitInterrupted = 130
 )
 
 const usage = `csbctl runs Python in a sandbox, by way of csbd, and prints the result as JSON.
@@ -43,9 +43,7 @@ when csbd or csbctl failed, 2 when csbctl was called wrongly.
 `
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 }
 
 // options are the flags of every verb.
@@ -85,6 +83,10 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 		}
 	} else {
 		err = usageError(err.Error())
+	}
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(stderr, "csbctl: interrupted; the execution is cancelled")
+		return exitInterrupted
 	}
 	var wrong usageError
 	if errors.As(err, &wrong) {

@@ -30,8 +30,8 @@ type config struct {
 	ImageDir    string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
 	Runsc       string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
 	Cgroup      string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
-	Executions  int           `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
-	Launches    int           `desc:"sandboxes started at a time; one for each processor when empty"`
+	Executions  count         `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
+	Launches    count         `desc:"sandboxes started at a time; one for each processor when empty"`
 	PoolMemory  byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
 	SandboxAge  time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
 	SnapshotAge time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
@@ -61,6 +61,21 @@ func (b *byteSize) Decode(s string) error {
 	return err
 }
 
+type count int
+
+// Decode implements envconfig.Decoder.
+func (n *count) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	v, err := strconv.Atoi(s)
+	if err != nil {
+		return errors.New("want a positive number")
+	}
+	*n = count(v)
+	return nil
+}
+
 type logFormat string
 
 // Decode implements envconfig.Decoder.
@@ -85,11 +100,19 @@ func readConfig() (config, error) {
 		}
 		return c, fmt.Errorf("environment: %w", err)
 	}
+	for _, v := range []struct{ name, value string }{{"SOCKET", c.Socket}, {"POLICY", c.Policy}, {"STATE_DIR", c.StateDir}} {
+		if v.value == "" {
+			return c, fmt.Errorf("environment: CSBD_%s is empty", v.name)
+		}
+	}
+	if c.Cgroup != "" && (!filepath.IsAbs(c.Cgroup) || filepath.Clean(c.Cgroup) != c.Cgroup) {
+		return c, fmt.Errorf("environment: CSBD_CGROUP=%q: want an absolute, clean path below the hierarchy's root", c.Cgroup)
+	}
 	if c.ImageDir == "" {
 		c.ImageDir = filepath.Join(c.StateDir, "images")
 	}
 	if c.Executions == 0 {
-		c.Executions = 4 * runtime.NumCPU()
+		c.Executions = count(4 * runtime.NumCPU())
 	}
 	if c.Executions < 0 {
 		return c, fmt.Errorf("environment: CSBD_EXECUTIONS=%d: want a positive number", c.Executions)
@@ -101,7 +124,7 @@ func readConfig() (config, error) {
 		}
 	}
 	if c.Launches == 0 {
-		c.Launches = runtime.NumCPU()
+		c.Launches = count(runtime.NumCPU())
 	}
 	if c.Launches < 0 {
 		return c, fmt.Errorf("environment: CSBD_LAUNCHES=%d: want a positive number", c.Launches)

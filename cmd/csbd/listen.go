@@ -26,8 +26,8 @@ func listen(c config) (*net.UnixListener, error) {
 	}
 	if len(passed) == 1 {
 		l, ok := passed[0].(*net.UnixListener)
-		if !ok {
-			return nil, fmt.Errorf("sockets from systemd: want a Unix stream socket (ListenStream=), got %T", passed[0])
+		if !ok || l.Addr().Network() != "unix" {
+			return nil, fmt.Errorf("sockets from systemd: want a Unix stream socket (ListenStream=), got %s", passed[0].Addr().Network())
 		}
 		l.SetUnlinkOnClose(false)
 		return l, nil

@@ -59,7 +59,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		Policy:     current,
 		Version:    versionInfo(runtime.Version()),
 		Driver:     "runsc",
-		Executions: c.Executions,
+		Executions: int(c.Executions),
 		Unenforced: runtime.Unenforceable(),
 		Log:        log,
 	})

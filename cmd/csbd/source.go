@@ -37,7 +37,7 @@ func newSource(c config, r *runsc.Runtime, store images.Store, log *slog.Logger)
 	s := &source{runtime: r, store: store, log: log}
 	s.Pool = pool.New(pool.Config{
 		Launcher: s.launcher,
-		Launches: c.Launches,
+		Launches: int(c.Launches),
 		MaxAge:   c.SandboxAge,
 		Memory:   int64(c.PoolMemory),
 		Log:      log,

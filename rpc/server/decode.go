@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,11 @@ func decodeParams(raw json.RawMessage, into any) *rpc.Error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
+	if err == nil {
+		if name := inexact(raw, reflect.TypeOf(into)); name != "" {
+			return rpc.InvalidParams(name, "unknown parameter %.100q", name)
+		}
+	}
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case err == nil:
@@ -49,6 +55,40 @@ func decodeParams(raw json.RawMessage, into any) *rpc.Error {
 		}
 	}
 	return rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
+}
+
+// inexact finds a member whose name is not exactly a field's: encoding/json
+// takes "Code" for "code".
+func inexact(raw json.RawMessage, t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		var items []json.RawMessage
+		_ = json.Unmarshal(raw, &items)
+		for _, item := range items {
+			if name := inexact(item, t.Elem()); name != "" {
+				return name
+			}
+		}
+	case t.Kind() == reflect.Struct:
+		var members map[string]json.RawMessage
+		_ = json.Unmarshal(raw, &members)
+		for i := range t.NumField() {
+			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			if value, ok := members[name]; ok {
+				if inner := inexact(value, t.Field(i).Type); inner != "" {
+					return inner
+				}
+				delete(members, name)
+			}
+		}
+		for name := range members {
+			return name
+		}
+	}
+	return ""
 }
 
 func noParams(raw json.RawMessage) *rpc.Error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -61,6 +62,13 @@ func (s *Server) status(p peer) rpc.Status {
 	}
 	s.mu.Lock()
 	out.Connections = len(s.connections)
+	out.Caller.Executions = []string{}
+	for id, e := range s.executions {
+		if e.uid == p.uid {
+			out.Caller.Executions = append(out.Caller.Executions, id)
+		}
+	}
+	slices.Sort(out.Caller.Executions)
 	s.mu.Unlock()
 	return out
 }

@@ -274,7 +274,10 @@ func (c *connection) caller() policy.Caller {
 // Handle implements jsonrpc2.Handler. The library calls it between two reads.
 func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.Request) {
 	params := c.stream.takeParams()
-	c.slots <- struct{}{}
+	if !c.slot() {
+		c.stream.finish()
+		return
+	}
 	// Executions are known by their request id before the next line is read, so
 	// that a cancel behind them finds them.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -295,6 +298,28 @@ func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonr
 		}
 		c.reply(conn, req, result, err)
 	}()
+}
+
+// slot waits until one more request may be worked on; false if the client has
+// gone meanwhile, which nobody else would notice while nothing is read.
+func (c *connection) slot() bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	default:
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case c.slots <- struct{}{}:
+			return true
+		case <-tick.C:
+			if c.stream.hungUp() {
+				return false
+			}
+		}
+	}
 }
 
 func (c *connection) done() {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -94,9 +95,7 @@ func (s *lineStream) readLine() ([]byte, error) {
 			for err == bufio.ErrBufferFull {
 				_, err = s.in.ReadSlice('\n')
 			}
-			if err != nil {
-				return nil, err
-			}
+			// End of input, if that is what err says, comes again with the next read.
 			return nil, errTooLong
 		}
 		if err == nil && line == nil {
@@ -116,6 +115,10 @@ func (s *lineStream) readLine() ([]byte, error) {
 func parseEnvelope(line []byte) (envelope []byte, params json.RawMessage, bad *rpc.Error) {
 	invalid := func(format string, args ...any) (_ []byte, _ json.RawMessage, bad *rpc.Error) {
 		return nil, nil, rpc.Errorf(rpc.CodeInvalidRequest, format, args...)
+	}
+	if !utf8.Valid(line) {
+		// encoding/json would put U+FFFD into the program without a word.
+		return nil, nil, rpc.Errorf(rpc.CodeParseError, "not UTF-8")
 	}
 	if line = bytes.TrimSpace(line); line[0] == '[' && json.Valid(line) {
 		return invalid("batches are not supported: send one request a line")
