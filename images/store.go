@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/fcarli/codesandbox/isolation/runner"
 )
 
 // A Store is a directory of images:
@@ -37,6 +39,9 @@ type Image struct {
 	Size int64 `json:"size"`
 	// Created when it was built.
 	Created time.Time `json:"created"`
+	// Runner digest: the program inside the sandbox is part of the image, and
+	// has to be the one that this csbd speaks with.
+	Runner string `json:"runner"`
 	// Base that it was built from.
 	Base string `json:"base"`
 	// Python version, "3.11.2".
@@ -54,6 +59,15 @@ type Image struct {
 
 // ErrNotFound says that no image has that name or digest.
 var ErrNotFound = errors.New("no such image")
+
+// ErrStale says that an image was built by a csbd with another runner.
+var ErrStale = errors.New("built for another version of csbd: build it again")
+
+// runnerDigest is that of the runner that this csbd bakes in and speaks with.
+var runnerDigest = func() string {
+	sum := sha256.Sum256(runner.Source)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}()
 
 const (
 	rootfsName = "rootfs.erofs"
@@ -91,6 +105,9 @@ func read(dir string) (Image, error) {
 	}
 	if want := strings.Replace(i.Digest, ":", "-", 1); want != filepath.Base(dir) {
 		return Image{}, fmt.Errorf("read image %s: it says that its digest is %s", dir, i.Digest)
+	}
+	if i.Runner != runnerDigest {
+		return Image{}, fmt.Errorf("image %s: %w", i.Name, ErrStale)
 	}
 	i.Path = filepath.Join(dir, rootfsName)
 	info, err := os.Stat(i.Path)
@@ -189,7 +206,7 @@ func (s Store) add(work string, i Image) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	i.Size = info.Size()
+	i.Size, i.Runner = info.Size(), runnerDigest
 	data, err := json.MarshalIndent(i, "", "  ")
 	if err != nil {
 		return Image{}, err

@@ -211,7 +211,12 @@ func TestRemoveBrokenImage(t *testing.T) {
 	_, err = os.Stat(filepath.Dir(i.Path))
 	assert.ErrorIs(t, err, os.ErrNotExist)
 
-	// So can a name that leads nowhere.
+	// So can one of another version of csbd.
+	i = put(t, s, "a", "content", "sha256:1")
+	writeMeta(t, i, `{"digest":"`+i.Digest+`","size":7,"runner":"sha256:0"}`)
+	assert.NilError(t, s.Remove("a"))
+
+	// And a name that leads nowhere.
 	i = put(t, s, "a", "content", "sha256:1")
 	assert.NilError(t, os.RemoveAll(filepath.Dir(i.Path)))
 	assert.NilError(t, s.Remove("a"))

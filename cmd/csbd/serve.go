@@ -114,8 +114,8 @@ func prove(ctx context.Context, srv *server.Server, p *policy.Policy, log *slog.
 	for _, profile := range p.Profiles() {
 		start := time.Now()
 		err := srv.Probe(ctx, profile)
-		if errors.Is(err, images.ErrNotFound) {
-			log.Warn("image is not built", "profile", profile.Name, "error", err)
+		if errors.Is(err, images.ErrNotFound) || errors.Is(err, images.ErrStale) {
+			log.Warn("image cannot be used", "profile", profile.Name, "error", err)
 			continue
 		}
 		if err != nil {

@@ -137,6 +137,11 @@ func imageError(log *slog.Logger, id, name string, err error) *rpc.Error {
 		e.Data.Field = "image"
 		return e
 	}
+	if errors.Is(err, images.ErrStale) {
+		e := rpc.Errorf(rpc.CodeUnknownImage, "image %q was built for another version of csbd", name)
+		e.Data.Field = "image"
+		return e
+	}
 	log.Error("image unusable", "image", name, "error", err)
 	return internal(id)
 }
