@@ -80,9 +80,9 @@ lint: ## gofmt, go vet, staticcheck
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## fuzz the parsers, FUZZTIME each
-	go test -run '^$$' -fuzz FuzzScanner -fuzztime $(FUZZTIME) ./isolation/runner
-	go test -run '^$$' -fuzz FuzzPolicy -fuzztime $(FUZZTIME) ./policy
-	go test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./rpc/server
+	go test -run '^$$' -fuzz FuzzScanner -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./isolation/runner
+	go test -run '^$$' -fuzz FuzzPolicy -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./policy
+	go test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./rpc/server
 
 .PHONY: clean
 clean: ## remove what was built, images excepted

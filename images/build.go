@@ -130,7 +130,7 @@ var unlocatable = regexp.MustCompile(`Unable to locate package (\S+)`)
 
 func debootstrap(ctx context.Context, p *Project, tree string, progress io.Writer) error {
 	args := []string{
-		"--variant=essential", "--format=directory", "--quiet",
+		"--variant=essential", "--format=directory", // not --quiet, which drops what apt says on failure
 		"--include=" + strings.Join(p.packages(), ","),
 		`--aptopt=APT::Install-Recommends "false"`,
 	}
@@ -237,7 +237,10 @@ func readStatus(file string) (map[string]string, error) {
 	return versions, lines.Err()
 }
 
-var repacked = regexp.MustCompile(`[+~](dfsg|ds|repack|really).*$`)
+var (
+	repacked   = regexp.MustCompile(`[+~](dfsg|ds|repack).*$`)
+	prerelease = regexp.MustCompile(`~(a|b|rc|alpha|beta|pre|dev)`)
+)
 
 // upstream is the PEP 440 part of a Debian version: without epoch, revision
 // and repacking suffix.
@@ -248,7 +251,10 @@ func upstream(version string) string {
 	if i := strings.LastIndex(version, "-"); i >= 0 {
 		version = version[:i]
 	}
-	return repacked.ReplaceAllString(version, "")
+	if _, real, ok := strings.Cut(version, "+really"); ok {
+		version = real // a package that went back
+	}
+	return prerelease.ReplaceAllString(repacked.ReplaceAllString(version, ""), "$1")
 }
 
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {

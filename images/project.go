@@ -93,6 +93,7 @@ var (
 	imageName   = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
 	moduleName  = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$`)
 	requirement = regexp.MustCompile(`^\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\(([^()]*)\)|([^()\[\];@]*))\s*$`)
+	specifier   = regexp.MustCompile(`^\s*(===|==|~=|!=|<=|>=|<|>)\s*[^\s<>=~|]+\s*$`)
 	separators  = regexp.MustCompile(`[-_.]+`)
 )
 
@@ -103,11 +104,18 @@ func parseProject(data []byte) (*Project, error) {
 	}
 	t := table{Base: "debian:bookworm", Installer: "apt"}
 	if ours, ok := d.Tool["csb"]; ok {
+		if _, ok := ours.(map[string]any); !ok {
+			return nil, errors.New("[tool.csb]: want a table")
+		}
 		again, err := toml.Marshal(ours)
 		if err != nil {
 			return nil, err
 		}
 		if err := toml.NewDecoder(bytes.NewReader(again)).DisallowUnknownFields().Decode(&t); err != nil {
+			var at *toml.DecodeError // of the table alone: its line is not the file's
+			if strict := new(*toml.StrictMissingError); !errors.As(err, strict) && errors.As(err, &at) {
+				return nil, fmt.Errorf("[tool.csb] %s: %w", strings.Join(at.Key(), "."), err)
+			}
 			return nil, fmt.Errorf("[tool.csb]: %w", tomlError(err))
 		}
 	}
@@ -155,6 +163,11 @@ func parseDependency(text string) (Dependency, error) {
 	}
 	if d.Specifiers == "" {
 		return d, nil
+	}
+	for _, s := range strings.Split(strings.TrimSuffix(d.Specifiers, ","), ",") {
+		if !specifier.MatchString(s) {
+			return Dependency{}, fmt.Errorf("version specifiers %q: improper constraint: %s", d.Specifiers, s)
+		}
 	}
 	var err error
 	if d.check, err = pep440.NewSpecifiers(d.Specifiers); err != nil {

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -91,7 +90,12 @@ func (s Store) Resolve(ref string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return read(dir)
+	i, err := read(dir)
+	if _, gone := os.Stat(dir); err != nil && errors.Is(gone, fs.ErrNotExist) {
+		// Removed since we looked up its name.
+		return Image{}, fmt.Errorf("image %q: %w", ref, ErrNotFound)
+	}
+	return i, err
 }
 
 func read(dir string) (Image, error) {
@@ -150,22 +154,31 @@ func (s Store) List() ([]Image, error) {
 // Remove takes the name away, and the image with it unless another name means
 // it. Sandboxes that run from it keep it until they end.
 func (s Store) Remove(name string) error {
-	i, err := s.Resolve(name)
+	// Links are compared, not images: one that is broken can be removed, too.
+	names := filepath.Join(s.Dir, namesDir)
+	target, err := os.Readlink(filepath.Join(names, name))
+	if err != nil || filepath.Base(name) != name {
+		return fmt.Errorf("image %q: %w", name, ErrNotFound)
+	}
+	if err := os.Remove(filepath.Join(names, name)); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(names)
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(s.Dir, namesDir, name)); err != nil {
+	for _, e := range entries {
+		other, err := os.Readlink(filepath.Join(names, e.Name()))
+		if err == nil && other == target && !strings.HasPrefix(e.Name(), ".") {
+			return nil
+		}
+	}
+	dir := filepath.Base(target)
+	gone := filepath.Join(s.Dir, ".removed-"+dir)
+	if err := os.RemoveAll(gone); err != nil { // what a crash left
 		return err
 	}
-	others, err := s.List()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(others, func(o Image) bool { return o.Digest == i.Digest }) {
-		return nil
-	}
-	gone := filepath.Join(s.Dir, ".removed-"+filepath.Base(filepath.Dir(i.Path)))
-	if err := os.Rename(filepath.Dir(i.Path), gone); err != nil {
+	if err := os.Rename(filepath.Join(s.Dir, dir), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return os.RemoveAll(gone)

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -62,27 +63,63 @@ func Parse(s Source) (*Policy, error) {
 	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: empty", s.Name)
 	} else if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Name, err)
+		return nil, fmt.Errorf("%s:%s", s.Name, syntax(err))
 	}
 	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: more than one YAML document", s.Name)
 	}
 	p := &parser{source: s, policy: &Policy{profiles: map[string]*Profile{}}}
 	p.top(document.Content[0])
+	if p.more > 0 {
+		p.errs = append(p.errs, fmt.Errorf("%s: %d more errors", s.Name, p.more))
+	}
 	if err := errors.Join(p.errs...); err != nil {
 		return nil, err
 	}
 	return p.policy, nil
 }
 
+// syntax is the YAML library's "yaml: line 3: what is wrong" as what follows
+// the file's name.
+func syntax(err error) string {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if at, ok := strings.CutPrefix(text, "line "); ok {
+		return at
+	}
+	return " " + text
+}
+
+// A policy may come from anybody (policy.check): what it can make us do and
+// say is bounded.
+const (
+	maxErrors  = 100
+	maxEntries = 1000 // of one list, and of profiles
+	maxMessage = 500  // bytes of path and text, each
+)
+
 type parser struct {
 	source Source
 	policy *Policy
 	errs   []error
+	more   int // errors beyond maxErrors
 }
 
 func (p *parser) fail(n *yaml.Node, path, format string, args ...any) {
-	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s: %s", p.source.Name, n.Line, path, fmt.Sprintf(format, args...)))
+	if len(p.errs) == maxErrors {
+		p.more++
+		return
+	}
+	if path = shorten(path); path != "" {
+		path += ": "
+	}
+	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s%s", p.source.Name, n.Line, path, shorten(fmt.Sprintf(format, args...))))
+}
+
+func shorten(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage], "") + "…"
 }
 
 func (p *parser) warn(n *yaml.Node, path, format string, args ...any) {
@@ -120,6 +157,10 @@ func (p *parser) mapping(n *yaml.Node, path string, keys map[string]func(*yaml.N
 func (p *parser) sequence(n *yaml.Node, path string, each func(*yaml.Node, string)) {
 	if n.Kind != yaml.SequenceNode {
 		p.fail(n, path, "want a list, got %s", kind(n))
+		return
+	}
+	if len(n.Content) > maxEntries {
+		p.fail(n, path, "more than %d entries", maxEntries)
 		return
 	}
 	for i, item := range n.Content {
@@ -233,6 +274,10 @@ func (p *parser) profiles(n *yaml.Node) {
 	if len(n.Content) == 0 {
 		p.fail(n, "profiles", "empty")
 	}
+	if len(n.Content) > 2*maxEntries {
+		p.fail(n, "profiles", "more than %d entries", maxEntries)
+		return
+	}
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		path := join("profiles", key.Value)
@@ -242,6 +287,10 @@ func (p *parser) profiles(n *yaml.Node) {
 		}
 		if p.policy.profiles[key.Value] != nil {
 			p.fail(key, path, "stands there twice")
+			continue
+		}
+		if value.Kind == yaml.AliasNode || value.Anchor != "" {
+			p.fail(value, path, "anchors and aliases are not supported")
 			continue
 		}
 		p.policy.profiles[key.Value] = p.profile(value, path, key.Value)
@@ -295,7 +344,8 @@ func (p *parser) profile(n *yaml.Node, path, name string) *Profile {
 	seccompAt := n
 	p.mapping(n, path, map[string]func(*yaml.Node, string){
 		"images": func(n *yaml.Node, path string) {
-			if pr.Images = p.strings(n, path, namePattern); len(pr.Images) == 0 {
+			pr.Images = p.strings(n, path, namePattern)
+			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				p.fail(n, path, "empty")
 			}
 		},
@@ -313,6 +363,7 @@ func (p *parser) profile(n *yaml.Node, path, name string) *Profile {
 				d.KillOnOutput, m.KillOnOutput = false, false
 			case "kill":
 				d.KillOnOutput, m.KillOnOutput = true, true
+			case "":
 			default:
 				p.fail(n, path, "%q: want \"truncate\" or \"kill\"", s)
 			}
@@ -325,7 +376,7 @@ func (p *parser) profile(n *yaml.Node, path, name string) *Profile {
 			})
 		},
 		"network": func(n *yaml.Node, path string) {
-			if s := p.scalar(n, path); s != "none" {
+			if s := p.scalar(n, path); s != "none" && s != "" {
 				p.fail(n, path, "%q: only \"none\" is possible", s)
 			}
 		},
@@ -336,16 +387,16 @@ func (p *parser) profile(n *yaml.Node, path, name string) *Profile {
 		"concurrency": func(n *yaml.Node, path string) { pr.Concurrency = p.integer(n, path, 1, 10000) },
 		"queue":       func(n *yaml.Node, path string) { pr.Queue = p.integer(n, path, 0, 100000) },
 		"rate": func(n *yaml.Node, path string) {
-			rate, err := ParseRate(p.scalar(n, path))
-			if err != nil {
+			s := p.scalar(n, path)
+			if s == "" {
+				return
+			}
+			var err error
+			if pr.Rate, err = ParseRate(s); err != nil {
 				p.fail(n, path, "%v", err)
 			}
-			pr.Rate = rate
 		},
 	})
-	if name := pr.Default.Exceeds(pr.Max); name != "" {
-		p.fail(n, join(path, name), "default is above max")
-	}
 	seccomp, err := p.seccomp(pr.SeccompName)
 	if err != nil {
 		p.fail(seccompAt, join(path, "seccomp"), "%v", err)
@@ -386,6 +437,9 @@ func limit[T int | int64 | float64 | time.Duration](p *parser, def, most *T, par
 		if haveMax && !haveDefault {
 			*def = min(*def, *most)
 		}
+		if *def > *most {
+			p.fail(n, path, "default is above max")
+		}
 	}
 }
 
@@ -395,6 +449,10 @@ func convert[T int | int64 | float64 | time.Duration](p *parser, n *yaml.Node, p
 		return least, false
 	}
 	v, err := parse(s)
+	if errors.Is(err, strconv.ErrRange) {
+		p.fail(n, path, "%s: want %s to %s", s, format(least), format(most))
+		return least, false
+	}
 	if err != nil {
 		if errors.Is(err, strconv.ErrSyntax) {
 			err = fmt.Errorf("%q is not a number", s)
@@ -411,11 +469,12 @@ func convert[T int | int64 | float64 | time.Duration](p *parser, n *yaml.Node, p
 
 func (p *parser) rule(n *yaml.Node, path string, index int) {
 	r := rule{name: fmt.Sprintf("rule %d", index)}
-	any := false
+	var named, profiled bool
 	p.mapping(n, path, map[string]func(*yaml.Node, string){
 		"user": func(n *yaml.Node, path string) {
+			named = true
 			name := p.scalar(n, path)
-			if any = name == "*"; any || name == "" {
+			if name == "*" || name == "" {
 				return
 			}
 			r.name += " (user " + name + ")"
@@ -433,6 +492,7 @@ func (p *parser) rule(n *yaml.Node, path string, index int) {
 			r.uid = &id
 		},
 		"group": func(n *yaml.Node, path string) {
+			named = true
 			name := p.scalar(n, path)
 			if name == "" {
 				return
@@ -452,6 +512,7 @@ func (p *parser) rule(n *yaml.Node, path string, index int) {
 			r.gid = &id
 		},
 		"profile": func(n *yaml.Node, path string) {
+			profiled = true
 			name := p.scalar(n, path)
 			if r.profile = p.policy.profiles[name]; r.profile == nil && name != "" {
 				p.fail(n, path, "there is no profile %q", name)
@@ -461,10 +522,10 @@ func (p *parser) rule(n *yaml.Node, path string, index int) {
 	if n.Kind != yaml.MappingNode {
 		return
 	}
-	if r.uid == nil && r.gid == nil && !any {
+	if !named {
 		p.fail(n, path, `names neither user nor group; user: "*" matches everybody`)
 	}
-	if r.profile == nil && !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Value == "profile" }) {
+	if !profiled {
 		p.fail(n, path, "names no profile")
 	}
 	p.policy.rules = append(p.policy.rules, r)

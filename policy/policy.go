@@ -138,7 +138,7 @@ func (p *Profile) Decide(r Request) (Decision, error) {
 		d.Image = p.Images[0]
 	}
 	if !slices.Contains(p.Images, d.Image) {
-		return Decision{}, p.refuse("image", "image %q is not one of %q", d.Image, p.Images)
+		return Decision{}, p.refuse("image", "image %.100q is not one of %q", d.Image, p.Images)
 	}
 	for _, part := range []struct {
 		field     string
@@ -155,7 +155,7 @@ func (p *Profile) Decide(r Request) (Decision, error) {
 	}
 	for _, name := range r.Environment {
 		if !slices.Contains(p.Environment, name) {
-			return Decision{}, p.refuse("environment."+name, "environment variable %q is not one of %q", name, p.Environment)
+			return Decision{}, p.refuse(fmt.Sprintf("environment.%.100s", name), "environment variable %.100q is not one of %q", name, p.Environment)
 		}
 	}
 	o, l := r.Limits, &d.Limits

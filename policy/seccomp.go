@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -39,6 +41,9 @@ func (p *parser) seccomp(name string) (string, error) {
 	if profile == nil || profile.DefaultAction == "" {
 		return "", fmt.Errorf("%s: no defaultAction", name)
 	}
+	if err := checkActions(profile); err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
 	out, err := json.Marshal(profile)
 	return string(out), err
 }
@@ -48,5 +53,27 @@ func parseSeccomp(data []byte, program *specs.Spec) (*specs.LinuxSeccomp, error)
 		var v any
 		return nil, json.Unmarshal(data, &v) // says where
 	}
+	// A misspelt "syscalls" must not become a profile without any.
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&seccomp.Seccomp{}); err != nil {
+		return nil, err
+	}
 	return seccomp.LoadProfile(string(data), program)
+}
+
+// actions are those that runsc knows.
+var actions = []specs.LinuxSeccompAction{specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActTrap, specs.ActTrace}
+
+func checkActions(s *specs.LinuxSeccomp) error {
+	used := []specs.LinuxSeccompAction{s.DefaultAction}
+	for _, rule := range s.Syscalls {
+		used = append(used, rule.Action)
+	}
+	for _, a := range used {
+		if !slices.Contains(actions, a) {
+			return fmt.Errorf("action %.50q is not one of %q", a, actions)
+		}
+	}
+	return nil
 }

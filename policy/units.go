@@ -29,10 +29,10 @@ func ParseSize(s string) (int64, error) {
 	}
 	n, err := parseNumber(number)
 	if err != nil {
-		return 0, fmt.Errorf("size %q: want a number of bytes, or one with KiB, MiB or GiB behind it", s)
+		return 0, fmt.Errorf("size %.100q: want a number of bytes, or one with KiB, MiB or GiB behind it", s)
 	}
 	if n *= factor; n < 0 || n >= math.MaxInt64 {
-		return 0, fmt.Errorf("size %q: out of range", s)
+		return 0, fmt.Errorf("size %.100q: out of range", s)
 	}
 	return int64(n), nil
 }
@@ -42,13 +42,13 @@ func ParseDuration(s string) (time.Duration, error) {
 	s = strings.TrimSpace(s)
 	if n, err := parseNumber(s); err == nil {
 		if n < 0 || n > float64(math.MaxInt64)/float64(time.Second)/2 {
-			return 0, fmt.Errorf("duration %q: out of range", s)
+			return 0, fmt.Errorf("duration %.100q: out of range", s)
 		}
 		return time.Duration(n * float64(time.Second)), nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("duration %q: want a number of seconds, or one with ms, s, m or h behind it", s)
+		return 0, fmt.Errorf("duration %.100q: want a number of seconds, or one with ms, s, m or h behind it", s)
 	}
 	return d, nil
 }
@@ -77,7 +77,7 @@ func ParseRate(s string) (Rate, error) {
 		"h": time.Hour, "hour": time.Hour,
 	}[strings.TrimSpace(unit)]
 	if !ok || err != nil || n <= 0 || per == 0 {
-		return Rate{}, fmt.Errorf("rate %q: want a positive number of executions per s, min or h, as \"6000/min\"", s)
+		return Rate{}, fmt.Errorf("rate %.100q: want a positive number of executions per s, min or h, as \"6000/min\"", s)
 	}
 	return Rate{n, per}, nil
 }

@@ -6,13 +6,20 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/sourcegraph/jsonrpc2"
 )
 
 // A Client talks to one csbd over one connection. It is safe for concurrent
 // use.
-type Client struct{ conn *jsonrpc2.Conn }
+type Client struct {
+	conn *jsonrpc2.Conn
+	// rejected is the error that csbd answered without an id: which of our
+	// messages it could not read it does not know, so all that wait get it.
+	rejected *atomic.Pointer[jsonrpc2.Error]
+}
 
 // Dial connects to the socket of csbd. The context bounds the connecting only.
 func Dial(ctx context.Context, socket string) (*Client, error) {
@@ -24,7 +31,14 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	nobody := jsonrpc2.HandlerWithError(func(context.Context, *jsonrpc2.Conn, *jsonrpc2.Request) (any, error) {
 		return nil, &jsonrpc2.Error{Code: CodeMethodNotFound, Message: "this is a client"}
 	})
-	return &Client{jsonrpc2.NewConn(context.Background(), jsonrpc2.NewPlainObjectStream(c), nobody, jsonrpc2.SetLogger(quiet{}))}, nil
+	rejected := new(atomic.Pointer[jsonrpc2.Error])
+	noID := jsonrpc2.OnRecv(func(req *jsonrpc2.Request, resp *jsonrpc2.Response) {
+		if req == nil && resp != nil && resp.ID == (jsonrpc2.ID{}) && resp.Error != nil {
+			rejected.Store(resp.Error)
+			c.Close()
+		}
+	})
+	return &Client{jsonrpc2.NewConn(context.Background(), jsonrpc2.NewPlainObjectStream(c), nobody, noID, jsonrpc2.SetLogger(quiet{})), rejected}, nil
 }
 
 // quiet drops what the library would print on our standard error: every
@@ -41,12 +55,17 @@ var ErrDisconnected = errors.New("csbd closed the connection without an answer")
 
 // Call calls a method. Its error is an *Error when csbd answered with one.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
-	err := c.conn.Call(ctx, method, params, result)
+	// Strings, because the library reads an id of null as the number 0.
+	err := c.conn.Call(ctx, method, params, result, jsonrpc2.StringID())
 	var wire *jsonrpc2.Error
 	switch {
 	case errors.As(err, &wire):
 		return fromWire(wire)
-	case errors.Is(err, jsonrpc2.ErrClosed), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, jsonrpc2.ErrClosed), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		if e := c.rejected.Load(); e != nil {
+			return fromWire(e)
+		}
 		return ErrDisconnected
 	case err != nil:
 		return fmt.Errorf("call %s: %w", method, err)

@@ -294,7 +294,7 @@ func TestRemoveRefusesTheLiving(t *testing.T) {
 func TestNewRefusesANameTwice(t *testing.T) {
 	r := root(t)
 	g := group(t, r, "one")
-	shell(t, g, "sleep 100")
+	shell(t, g, "exec sleep 100")
 	_, err := r.New("one")
 	assert.ErrorContains(t, err, "file exists")
 	assert.Equal(t, len(pids(t, g)), 1) // the first one is as it was

@@ -46,12 +46,12 @@ func decodeParams(raw json.RawMessage, into any) *rpc.Error {
 	case err == nil:
 		return nil
 	case errors.As(err, &wrong):
-		return rpc.InvalidParams(wrong.Field, "%s cannot be a JSON %s", wrong.Field, wrong.Value)
+		return rpc.InvalidParams(wrong.Field, "%s cannot be a JSON %.40s", wrong.Field, wrong.Value)
 	}
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		field, unquote := strconv.Unquote(name)
 		if unquote == nil {
-			return rpc.InvalidParams(field, "unknown parameter %.100q", field)
+			return rpc.InvalidParams(fmt.Sprintf("%.100s", field), "unknown parameter %.100q", field)
 		}
 	}
 	return rpc.Errorf(rpc.CodeInvalidParams, "%v", err)

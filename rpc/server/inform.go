@@ -113,6 +113,9 @@ func check(raw json.RawMessage) (any, *rpc.Error) {
 	if p.Name == "" {
 		p.Name = "policy"
 	}
+	if len(p.Name) > 1024 {
+		return nil, rpc.InvalidParams("name", "name is longer than 1024 bytes") // it stands in every error
+	}
 	answer := rpc.PolicyCheck{Errors: []string{}, Warnings: []string{}}
 	parsed, err := policy.Parse(policy.Source{Name: p.Name, Data: []byte(p.Policy)})
 	if err != nil {

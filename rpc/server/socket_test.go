@@ -71,7 +71,7 @@ func socketDaemon(t *testing.T) *servertest.Daemon {
 	assert.NilError(t, os.Symlink(bad, filepath.Join(names, "garbage")))
 	garbage := strings.Repeat("garbage\n", 1<<14)
 	assert.NilError(t, os.WriteFile(filepath.Join(bad, "rootfs.erofs"), []byte(garbage), 0o444))
-	meta := fmt.Sprintf(`{"name": "garbage", "digest": "sha256:%s", "size": %d, "python": "3.11.2"}`, digest, len(garbage))
+	meta := fmt.Sprintf(`{"name": "garbage", "digest": "sha256:%s", "size": %d, "python": "3.11.2", "runner": %q}`, digest, len(garbage), python.Runner)
 	assert.NilError(t, os.WriteFile(filepath.Join(bad, "image.json"), []byte(meta), 0o444))
 
 	return servertest.Start(t, servertest.Options{

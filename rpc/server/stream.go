@@ -91,7 +91,11 @@ func (s *lineStream) readLine() ([]byte, error) {
 	var line []byte
 	for {
 		part, err := s.in.ReadSlice('\n')
-		if int64(len(line)+len(part)) > limit+1 {
+		size := int64(len(line) + len(part))
+		if err == nil {
+			size-- // the newline
+		}
+		if size > limit {
 			for err == bufio.ErrBufferFull {
 				_, err = s.in.ReadSlice('\n')
 			}
@@ -140,7 +144,7 @@ func parseEnvelope(line []byte) (envelope []byte, params json.RawMessage, bad *r
 	switch {
 	case string(m.JSONRPC) != `"2.0"`:
 		return invalid(`jsonrpc has to be "2.0"`)
-	case m.Method == nil || json.Unmarshal(m.Method, &method) != nil:
+	case len(m.Method) == 0 || m.Method[0] != '"' || json.Unmarshal(m.Method, &method) != nil:
 		return invalid("method has to be a string")
 	case m.ID != nil && !usableID(m.ID):
 		return invalid("id has to be a string or a whole number from 0 to 2^53")

@@ -14,7 +14,8 @@ import (
 type Bounds struct {
 	// Concurrency is how many may run at a time, Waiting how many may wait.
 	Concurrency, Waiting int
-	// At most Rate executions are admitted in any span of Per.
+	// At most Rate executions are accepted, to run or to wait, in any span of
+	// Per.
 	Rate int
 	Per  time.Duration
 }
@@ -43,13 +44,14 @@ type Queue struct {
 	waiting int
 	users   map[uint32]*user
 	turns   []uint32 // users with waiters, in the order of their turns
+	swept   time.Time
 }
 
 type user struct {
 	running int
 	bounds  Bounds
 	waiters []*waiter
-	starts  []time.Time // admissions within the last Per, oldest first
+	starts  []time.Time // acceptances within the last Per, oldest first
 }
 
 type waiter struct {
@@ -68,6 +70,7 @@ func New(capacity int) *Queue {
 // context's.
 func (q *Queue) Acquire(ctx context.Context, uid uint32, b Bounds) (release func(), err error) {
 	q.mu.Lock()
+	q.sweep()
 	u := q.users[uid]
 	if u == nil {
 		u = &user{}
@@ -92,6 +95,7 @@ func (q *Queue) Acquire(ctx context.Context, uid uint32, b Bounds) (release func
 	if len(u.waiters) == 1 {
 		q.turns = append(q.turns, uid)
 	}
+	q.admit() // a policy may have raised the concurrency of those that wait
 	q.mu.Unlock()
 
 	select {
@@ -202,6 +206,18 @@ func (q *Queue) forget(uid uint32, u *user) {
 	}
 	if n := len(u.starts); n == 0 || q.now().Sub(u.starts[n-1]) >= u.bounds.Per {
 		delete(q.users, uid)
+	}
+}
+
+// sweep forgets, once a minute, the users that did not come back.
+func (q *Queue) sweep() {
+	now := q.now()
+	if now.Sub(q.swept) < time.Minute {
+		return
+	}
+	q.swept = now
+	for uid, u := range q.users {
+		q.forget(uid, u)
 	}
 }
 
