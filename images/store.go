@@ -76,6 +76,17 @@ const (
 
 // Resolve finds an image by name or digest.
 func (s Store) Resolve(ref string) (Image, error) {
+	for try := 0; ; try++ {
+		i, err := s.resolve(ref)
+		// An image that is removed or replaced while it is read has files missing
+		// for a moment; one that is broken has them missing for good.
+		if try == 3 || !errors.Is(err, fs.ErrNotExist) {
+			return i, err
+		}
+	}
+}
+
+func (s Store) resolve(ref string) (Image, error) {
 	dir := filepath.Join(s.Dir, namesDir, ref)
 	if hexDigits, ok := strings.CutPrefix(ref, "sha256:"); ok {
 		dir = filepath.Join(s.Dir, "sha256-"+hexDigits)
