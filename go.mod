@@ -1,6 +1,6 @@
 module github.com/fcarli/codesandbox
 
-go 1.26.8
+go 1.26.3
 
 require (
 	github.com/aquasecurity/go-pep440-version v0.0.1
