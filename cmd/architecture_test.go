@@ -1,7 +1,7 @@
-// Package codesandbox_test holds the arrows between the packages: who may
+// Package cmd_test holds the arrows between the packages: who may
 // import whom, and why. A rule that is in the way is changed here, with its
 // reason, and in docs/decisions.
-package codesandbox_test
+package cmd_test
 
 import (
 	"bytes"
@@ -38,7 +38,7 @@ type pkg struct {
 type graph map[string]pkg
 
 // A rule is one arrow that has to be there, or must not. Patterns are import
-// paths, those of this module without its name; "x/..." is x and all below.
+// paths, those of this module without its name; module+"/..." is x and all below.
 type rule struct {
 	// From whom, and whom of them not.
 	from, except []string
@@ -185,7 +185,7 @@ func (g graph) reach(p string) [][]string {
 // load asks the go command for the module's packages and all that they need.
 func load(t *testing.T) graph {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Name,Dir,Standard,Imports,GoFiles", "./...")
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Name,Dir,Standard,Imports,GoFiles", module+"/...")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
