@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/runner"
 )
 
@@ -197,7 +197,7 @@ func (s Store) Remove(name string) error {
 
 // Verify reads the whole root filesystem and compares its digest.
 func (i Image) Verify() error {
-	got, err := digestFile(i.Path)
+	got, err := isolation.DigestFile(i.Path)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (s Store) byInput(input string) (Image, bool) {
 func (s Store) add(work string, i Image) (Image, error) {
 	path := filepath.Join(work, rootfsName)
 	var err error
-	if i.Digest, err = digestFile(path); err != nil {
+	if i.Digest, err = isolation.DigestFile(path); err != nil {
 		return Image{}, err
 	}
 	info, err := os.Stat(path)
@@ -268,19 +268,6 @@ func (s Store) name(i Image, name string) error {
 		return err
 	}
 	return errors.Join(os.Rename(temp, filepath.Join(dir, name)), syncAll(dir, s.Dir))
-}
-
-func digestFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func syncAll(paths ...string) error {

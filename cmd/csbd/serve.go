@@ -65,6 +65,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	})
 	// Before the socket exists: who can connect can expect to be served.
 	if err := prove(ctx, srv, current, log); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop before it had begun
+		}
 		return err
 	}
 	listener, err := listen(c)

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/cgroup"
 )
 
@@ -65,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, err := hashFile(binary)
+	digest, err := isolation.DigestFile(binary)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -206,7 +205,7 @@ func (s *snapshots) make(ctx context.Context, c isolation.Class, key, dir string
 		return err
 	}
 	for _, name := range names {
-		if m.Files[name], err = hashFile(filepath.Join(temp, name)); err != nil {
+		if m.Files[name], err = isolation.DigestFile(filepath.Join(temp, name)); err != nil {
 			return err
 		}
 	}
@@ -260,7 +259,7 @@ func verify(dir, key string) (made time.Time, err error) {
 		return made, fmt.Errorf("%d files, not %d", len(names), len(m.Files))
 	}
 	for name, want := range m.Files {
-		got, err := hashFile(filepath.Join(dir, name))
+		got, err := isolation.DigestFile(filepath.Join(dir, name))
 		if err != nil {
 			return made, err
 		}
@@ -284,19 +283,6 @@ func files(dir string) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 const makePrefix = ".make-"
