@@ -91,8 +91,8 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 func (r *Root) openV2(h *hierarchy, base, name string) error {
 	parent := filepath.Join(h.mount, base)
 	if base == "" {
-		parent = filepath.Join(h.mount, h.own)
-		if err := vacate(parent); err != nil {
+		var err error
+		if parent, err = vacate(filepath.Join(h.mount, h.own)); err != nil {
 			return err
 		}
 	}
@@ -129,30 +129,34 @@ func handedDown(dir, controller string) bool {
 	return slices.Contains(strings.Fields(string(data)), controller)
 }
 
-// vacate moves this process out of its version 2 cgroup into a leaf of it.
-func vacate(own string) error {
+// leafName is the cgroup that csbd itself lives in on version 2.
+const leafName = "csbd"
+
+// vacate moves this process out of its version 2 cgroup into a leaf of it, and
+// returns the cgroup that is now free to have limited children. With
+// DelegateSubgroup=csbd systemd has put it into the leaf already.
+func vacate(own string) (string, error) {
 	pids, err := readPids(filepath.Join(own, "cgroup.procs"))
 	if err != nil {
-		return fmt.Errorf("read own cgroup: %w", err)
+		return "", fmt.Errorf("read own cgroup: %w", err)
 	}
 	for _, pid := range pids {
 		if pid != os.Getpid() {
-			return fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: "+
+			return "", fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: "+
 				"run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup of its own", own, pid)
 		}
 	}
-	if filepath.Base(own) == "csbd" && len(pids) > 0 {
-		// A restarted csbd may find itself in its own leaf already.
-		own = filepath.Dir(own)
+	if filepath.Base(own) == leafName {
+		return filepath.Dir(own), nil
 	}
-	leaf := filepath.Join(own, "csbd")
+	leaf := filepath.Join(own, leafName)
 	if err := os.MkdirAll(leaf, 0o755); err != nil {
-		return fmt.Errorf("create cgroup: %w", err)
+		return "", fmt.Errorf("create cgroup: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
-		return fmt.Errorf("move csbd into %s: %w", leaf, err)
+		return "", fmt.Errorf("move csbd into %s: %w", leaf, err)
 	}
-	return nil
+	return own, nil
 }
 
 // Version is 1 or 2.
