@@ -99,16 +99,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 			log.Info("stopped")
 			return nil
 		case err := <-failed:
-			return errors.Join(err, shutdownNow(srv))
+			now, cancel := context.WithCancel(context.Background())
+			cancel()
+			srv.Shutdown(now)
+			return err
 		}
 	}
-}
-
-func shutdownNow(srv *server.Server) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	srv.Shutdown(ctx)
-	return nil
 }
 
 // prove runs a program under each profile whose default image is there. csbd

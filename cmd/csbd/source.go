@@ -73,10 +73,15 @@ func (s *source) refresh() {
 		}
 		profile := s.policy.Profile(want.Profile)
 		class := server.Class(image, profile, profile.Default.Disk)
-		kept[class] = pool.Size{Ready: want.Ready, Max: want.Max}
-		labels[class] = want
+		// Profiles that only differ in what is decided outside the sandbox share
+		// a class, and its sandboxes.
+		size := kept[class]
+		kept[class] = pool.Size{Ready: size.Ready + want.Ready, Max: size.Max + want.Max}
+		if _, ok := labels[class]; !ok {
+			labels[class] = want
+		}
 	}
-	changed := !maps.Equal(kept, s.kept)
+	changed := s.kept == nil || !maps.Equal(kept, s.kept)
 	s.kept, s.labels = kept, labels
 	s.mu.Unlock()
 	if !changed {

@@ -157,10 +157,7 @@ func (s *shelf) fill() {
 	if s.pool.ctx.Err() != nil {
 		return
 	}
-	want := len(s.waiters)
-	if !overBudget {
-		want += s.size.Ready + s.extra - len(s.items)
-	}
+	want := s.want(overBudget)
 	for ; s.starting < want; s.starting++ {
 		// Waiters are not kept waiting by a backoff: they get the error.
 		delay := time.Duration(0)
@@ -203,11 +200,16 @@ func (s *shelf) wanted() bool {
 	overBudget := s.pool.overBudget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.pool.ctx.Err() == nil && s.starting <= s.want(overBudget)
+}
+
+// want is how many should be starting; s.mu is held.
+func (s *shelf) want(overBudget bool) int {
 	want := len(s.waiters)
 	if !overBudget {
 		want += max(s.size.Ready+s.extra-len(s.items), 0)
 	}
-	return s.pool.ctx.Err() == nil && s.starting <= want
+	return want
 }
 
 // put hands a new sandbox to the first waiter, or lays it on the shelf.

@@ -251,7 +251,6 @@ def warm(code):
         shadow([])
         main = new_main()
         set_thread_stack()
-        set_limits(None)
         try:
             run_file(main)
             exception = None
@@ -263,6 +262,7 @@ def warm(code):
         writers = [thing for thing in gc.get_objects() if issubclass(type(thing), WRITERS)]
         del writers
         gc.collect()
+        set_limits(None)  # last: what it has mapped by now is not the program's
         resource.getrusage(resource.RUSAGE_SELF)
         json.dumps({"exit_code": 1, "user": 0.1, "system": 0.1, "exception": exception})
         sys.stdin.close()
@@ -528,13 +528,17 @@ def finish(main):
     ok = flush("stdout") & flush("stderr")
     # Files that are still open, whoever holds them: the collector might finalise
     # a file's buffer before the file.
-    for thing in gc.get_objects():
+    try:
+        things = gc.get_objects()
+    except MemoryError:
+        things = ()  # the program has left none; its files go with its objects
+    for thing in things:
         if issubclass(type(thing), WRITERS):
             try:
                 thing.closed or thing.flush()
             except BaseException:
                 pass
-    thing = None
+    thing = things = None
     # The program's modules die, by reference count or by the collector, which
     # lets each __del__ see its globals.
     sys.last_type = sys.last_value = sys.last_traceback = None
@@ -594,8 +598,13 @@ def serve(reporter):
         # A child that the program forked and that came back up to here.
         finish(main)
         os._exit(status)
-    if not finish(main):
-        status = 120
+    try:
+        if not finish(main):
+            status = 120
+    except BaseException:
+        # Whatever the program has done to us, its end is reported; but what may
+        # have lost output is no success.
+        status = status or 120
     used = resource.getrusage(resource.RUSAGE_SELF)
     body = {"exit_code": status, "user": used.ru_utime, "system": used.ru_stime}
     if exception:

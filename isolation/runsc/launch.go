@@ -20,13 +20,12 @@ import (
 )
 
 // headroom is what the guest kernel may need on top of the program's own
-// memory while it runs one: its heap, page tables and pipe buffers. Measured:
-// 20 to 35 MiB for programs that fork, write files and allocate.
+// memory and of what the idle sandbox holds: its heap, page tables and pipe
+// buffers.
 const headroom = 64 << 20
 
 // bootMemory is the memory limit, in bytes, of a sandbox that has not been
-// given a program yet. One with pandas imported uses 190 MiB, page cache of
-// the image included.
+// given a program yet. Only our own code runs in it then.
 const bootMemory = 1 << 30
 
 // startTimeout bounds the start of one sandbox, which takes 0.3 to 2 s here.

@@ -172,3 +172,18 @@ func countFiles(t *testing.T) int {
 	}
 	return n
 }
+
+// A limit that cannot be watched any more ends the execution with an error: it
+// is never taken for one that holds.
+func TestUnwatchableLimitIsAnError(t *testing.T) {
+	r := open(t, t.TempDir())
+	group, err := r.cgroups.New("vanished")
+	assert.NilError(t, err)
+	assert.NilError(t, group.Remove())
+	s := &sandbox{group: group, exited: make(chan struct{})}
+	limits := isolationtest.Ceiling
+	limits.Timeout = 5 * time.Second
+	reason, err := s.watch(t.Context(), limits, time.Now(), 0, nil, nil)
+	assert.Equal(t, reason, isolation.Status(""))
+	assert.ErrorContains(t, err, "watch memory")
+}

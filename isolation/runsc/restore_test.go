@@ -17,13 +17,16 @@ import (
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
 )
 
-// Sandboxes from snapshots pass the suite that cold ones pass.
+// Sandboxes from snapshots, rehearsed as those of a pool are, pass the suite
+// that cold ones pass.
 func TestConformanceRestored(t *testing.T) {
 	stateDir := t.TempDir()
 	r := open(t, stateDir)
+	c := class(t)
+	c.Warmup = "print(sorted([2, 1]))\nraise ValueError('warm')"
 	isolationtest.Run(t, isolationtest.Harness{
 		Launcher:  func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.RestoreLauncher(c) },
-		Class:     class(t),
+		Class:     c,
 		Leftovers: r.Leftovers,
 		StateDir:  stateDir,
 		Python:    samePython(t),

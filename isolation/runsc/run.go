@@ -49,11 +49,11 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	stdout := newStream(s.stdout, runner.NewScanner(token, out.Stdout, true), spec.Limits)
 	stderr := newStream(s.stderr, runner.NewScanner(token, out.Stderr, false), spec.Limits)
 
-	reason := s.watch(ctx, spec.Limits, start, cpuBefore, stdout, stderr)
+	reason, err := s.watch(ctx, spec.Limits, start, cpuBefore, stdout, stderr)
 	duration := time.Since(start)
 	var res isolation.Result
-	if reason != "" {
-		err = s.force(stdout, stderr)
+	if reason != "" || err != nil {
+		err = errors.Join(err, s.force(stdout, stderr))
 		res = isolation.Forced(reason)
 	} else {
 		res, err = s.ended(ctx, spec.Limits, start, cpuBefore, stdout, stderr)
@@ -88,8 +88,8 @@ func (s *sandbox) prepare(spec isolation.Spec) (time.Duration, error) {
 }
 
 // watch waits until the program ended by itself ("") or has to be ended for
-// the returned reason.
-func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time, cpuBefore time.Duration, stdout, stderr *stream) isolation.Status {
+// the returned reason. Its error is that a limit cannot be watched any more.
+func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time, cpuBefore time.Duration, stdout, stderr *stream) (isolation.Status, error) {
 	timeout := time.NewTimer(time.Until(start.Add(l.Timeout)))
 	defer timeout.Stop()
 	poll := time.NewTicker(pollEvery)
@@ -110,23 +110,31 @@ func (s *sandbox) watch(ctx context.Context, l isolation.Limits, start time.Time
 		case <-errDone:
 			errDone = nil
 		case <-timeout.C:
-			return isolation.StatusTimeout
+			return isolation.StatusTimeout, nil
 		case <-ctx.Done():
-			return isolation.StatusCancelled
+			return isolation.StatusCancelled, nil
 		case <-outOver:
-			return isolation.StatusOutputLimit
+			return isolation.StatusOutputLimit, nil
 		case <-errOver:
-			return isolation.StatusOutputLimit
+			return isolation.StatusOutputLimit, nil
 		case <-poll.C:
-			if n, err := s.group.OOMKills(); err == nil && n > 0 {
-				return isolation.StatusMemoryLimit
+			kills, err := s.group.OOMKills()
+			if err != nil {
+				return "", fmt.Errorf("watch memory: %w", err)
 			}
-			if used, err := s.group.CPU(); err == nil && used-cpuBefore > l.CPUTime {
-				return isolation.StatusCPULimit
+			if kills > 0 {
+				return isolation.StatusMemoryLimit, nil
+			}
+			used, err := s.group.CPU()
+			if err != nil {
+				return "", fmt.Errorf("watch CPU time: %w", err)
+			}
+			if used-cpuBefore > l.CPUTime {
+				return isolation.StatusCPULimit, nil
 			}
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // force kills the sandbox and collects what it had written.
@@ -142,8 +150,8 @@ func (s *sandbox) force(stdout, stderr *stream) error {
 
 // ended says how a program that nobody stopped came to its end.
 func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time, cpuBefore time.Duration, stdout, stderr *stream) (isolation.Result, error) {
-	if n, err := s.group.OOMKills(); err == nil && n > 0 {
-		return isolation.Forced(isolation.StatusMemoryLimit), nil
+	if n, err := s.group.OOMKills(); err != nil || n > 0 {
+		return isolation.Forced(isolation.StatusMemoryLimit), err
 	}
 	if end := stdout.scanner.End(); end != nil {
 		if end.Setup != "" {
@@ -154,11 +162,11 @@ func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time
 	// The streams ended without a word from the runner, or with one that makes
 	// no sense: the sandbox is dead or dying, and its exit status is all there
 	// is. A program that forged an end may run on; its limits still hold.
-	if reason := s.watch(ctx, l, start, cpuBefore, nil, nil); reason != "" {
-		return isolation.Forced(reason), s.kill()
+	if reason, err := s.watch(ctx, l, start, cpuBefore, nil, nil); reason != "" || err != nil {
+		return isolation.Forced(reason), errors.Join(err, s.kill())
 	}
-	if n, err := s.group.OOMKills(); err == nil && n > 0 {
-		return isolation.Forced(isolation.StatusMemoryLimit), nil
+	if n, err := s.group.OOMKills(); err != nil || n > 0 {
+		return isolation.Forced(isolation.StatusMemoryLimit), err
 	}
 	var exit *exec.ExitError
 	switch {

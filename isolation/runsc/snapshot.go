@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -300,6 +301,13 @@ func (s *snapshots) clean() error {
 func (r *Runtime) SweepSnapshots(classes []isolation.Class) error { return r.snapshots.sweep(classes) }
 
 func (s *snapshots) sweep(classes []isolation.Class) error {
+	s.mu.Lock()
+	for c := range s.known {
+		if !slices.Contains(classes, c) {
+			delete(s.known, c)
+		}
+	}
+	s.mu.Unlock()
 	keep := map[string]bool{}
 	for _, c := range classes {
 		key, err := s.key(c)
