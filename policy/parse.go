@@ -229,8 +229,6 @@ func (p *parser) pool(n *yaml.Node, path string) {
 		p.fail(n, join(path, "profile"), "there is no profile %q", pool.Profile)
 	case !slices.Contains(profile.Images, pool.Image):
 		p.fail(n, join(path, "image"), "%q is not one of profile %s's images, %q", pool.Image, pool.Profile, profile.Images)
-	case slices.ContainsFunc(p.policy.Pools, func(o Pool) bool { return o.Image == pool.Image && o.Profile == pool.Profile }):
-		p.fail(n, path, "image %q of profile %q stands there twice", pool.Image, pool.Profile)
 	default:
 		p.policy.Pools = append(p.policy.Pools, pool)
 	}

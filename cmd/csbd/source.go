@@ -74,7 +74,7 @@ func (s *source) refresh() {
 		profile := s.policy.Profile(want.Profile)
 		class := server.Class(image, profile, profile.Default.Disk)
 		// Profiles that only differ in what is decided outside the sandbox share
-		// a class, and its sandboxes.
+		// a class, and its sandboxes; so do two pools of one profile.
 		size := kept[class]
 		kept[class] = pool.Size{Ready: size.Ready + want.Ready, Max: size.Max + want.Max}
 		if _, ok := labels[class]; !ok {
