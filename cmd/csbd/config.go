@@ -28,7 +28,10 @@ type config struct {
 	Policy      string        `default:"/etc/csbd/policy.yaml" desc:"policy file; SIGHUP reads it again"`
 	StateDir    string        `split_words:"true" default:"/var/lib/csbd" desc:"directory of csbd's own, for sandboxes while they live"`
 	ImageDir    string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
+	Launcher    launcher      `default:"direct" desc:"direct, or stock: start sandboxes by csbd-sentry, or by runsc's command line"`
+	Sentry      string        `desc:"path of csbd-sentry; beside csbd, or in /usr/lib/csbd, when empty"`
 	Runsc       string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
+	Platform    platform      `default:"systrap" desc:"gVisor's platform: systrap, or kvm"`
 	Cgroup      string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
 	Executions  count         `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
 	Launches    count         `desc:"sandboxes started at a time; one for each processor when empty"`
@@ -73,6 +76,29 @@ func (n *count) Decode(s string) error {
 		return errors.New("want a positive number")
 	}
 	*n = count(v)
+	return nil
+}
+
+type launcher string
+
+const direct, stock launcher = "direct", "stock"
+
+// Decode implements envconfig.Decoder.
+func (l *launcher) Decode(s string) error {
+	if *l = launcher(s); *l != direct && *l != stock {
+		return errors.New(`want "direct" or "stock"`)
+	}
+	return nil
+}
+
+type platform string
+
+// Decode implements envconfig.Decoder.
+func (p *platform) Decode(s string) error {
+	if s != "systrap" && s != "kvm" {
+		return errors.New(`want "systrap" or "kvm"`)
+	}
+	*p = platform(s)
 	return nil
 }
 
@@ -129,20 +155,25 @@ func readConfig() (config, error) {
 	if c.Launches < 0 {
 		return c, fmt.Errorf("environment: CSBD_LAUNCHES=%d: want a positive number", c.Launches)
 	}
-	if c.Runsc == "" {
-		c.Runsc = findRunsc()
-	}
 	return c, nil
 }
 
-func findRunsc() string {
+// binary is the program that sandboxes are started with.
+func (c config) binary() string {
+	name, path := "csbd-sentry", c.Sentry
+	if c.Launcher == stock {
+		name, path = "runsc", c.Runsc
+	}
+	if path != "" {
+		return path
+	}
 	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "runsc")
+		beside := filepath.Join(filepath.Dir(self), name)
 		if _, err := os.Stat(beside); err == nil {
 			return beside
 		}
 	}
-	return "/usr/lib/csbd/runsc"
+	return filepath.Join("/usr/lib/csbd", name)
 }
 
 func (c config) logger(w io.Writer) *slog.Logger {

@@ -47,7 +47,7 @@ func environment(t *testing.T) []string {
 	assert.NilError(t, os.WriteFile(policy, []byte(servertest.Policy), 0o644))
 	return []string{
 		"CSBD_SOCKET=" + filepath.Join(dir, "csbd.sock"), "CSBD_STATE_DIR=" + filepath.Join(dir, "state"),
-		"CSBD_IMAGE_DIR=" + filepath.Join(dir, "images"), "CSBD_POLICY=" + policy, "CSBD_RUNSC=" + imagetest.Runsc(t),
+		"CSBD_IMAGE_DIR=" + filepath.Join(dir, "images"), "CSBD_POLICY=" + policy, "CSBD_RUNSC=" + imagetest.Runsc(t), "CSBD_SENTRY=" + imagetest.Sentry(t),
 	}
 }
 

@@ -28,11 +28,17 @@ func Store() images.Store {
 	return images.Store{Dir: filepath.Join(Root(), "run", "images")}
 }
 
-// Runsc is the runtime that `make build` leaves: CSBD_RUNSC, or bin/runsc.
-func Runsc(t testing.TB) string {
-	path := os.Getenv("CSBD_RUNSC")
+// Runsc is the stock runtime that `make build` leaves: CSBD_RUNSC, or bin/runsc.
+func Runsc(t testing.TB) string { return built(t, "CSBD_RUNSC", "runsc") }
+
+// Sentry is the program of direct starts that `make build` leaves: CSBD_SENTRY,
+// or bin/csbd-sentry.
+func Sentry(t testing.TB) string { return built(t, "CSBD_SENTRY", "csbd-sentry") }
+
+func built(t testing.TB, variable, name string) string {
+	path := os.Getenv(variable)
 	if path == "" {
-		path = filepath.Join(Root(), "bin", "runsc")
+		path = filepath.Join(Root(), "bin", name)
 	}
 	_, err := os.Stat(path)
 	assert.NilError(t, err, "run `make build` first")

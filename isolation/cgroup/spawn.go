@@ -61,3 +61,34 @@ func (g *Group) start(cmd *exec.Cmd) error {
 	}
 	return cmd.Start()
 }
+
+// Homes are the files to which a thread ID is written to move a thread into
+// this process's own cgroups, on version 1.
+func (r *Root) Homes() []string {
+	var files []string
+	for _, home := range r.homes {
+		files = append(files, filepath.Join(home, "tasks"))
+	}
+	return files
+}
+
+// Files opens what another process needs to start something inside the group:
+// on version 1 the files to which a thread ID is written, on version 2 the
+// directory. The caller closes them.
+func (g *Group) Files() (files []*os.File, v2 bool, err error) {
+	if g.root.v2 {
+		dir, err := os.Open(g.dirs[""])
+		return []*os.File{dir}, true, err
+	}
+	for _, dir := range g.dirs {
+		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, false, fmt.Errorf("open cgroup: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, false, nil
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
 )
 
 // noLeaks reports, when the test is over, what has been left behind since now.
@@ -21,6 +22,10 @@ func noLeaks(t *testing.T, h Harness) {
 	t.Helper()
 	primePoller(t)
 	files, goroutines := openFiles(), runtime.NumGoroutine()
+	var processes []string // that belong to no sandbox
+	if h.StateDir != "" {
+		processes = HostProcesses(h.StateDir)
+	}
 	t.Cleanup(func() {
 		if h.Leftovers != nil {
 			directories, cgroups := h.Leftovers()
@@ -28,7 +33,7 @@ func noLeaks(t *testing.T, h Harness) {
 			assert.Check(t, cgroups == 0, "%d control groups of sandboxes are left", cgroups)
 		}
 		if h.StateDir != "" {
-			assert.Check(t, len(HostProcesses(h.StateDir)) == 0, "processes are left: %q", HostProcesses(h.StateDir))
+			assert.Check(t, cmp.DeepEqual(HostProcesses(h.StateDir), processes))
 			assert.Check(t, len(mountsBelow(h.StateDir)) == 0, "mounts are left: %q", mountsBelow(h.StateDir))
 		}
 		// The last goroutines may still be on their way out, and files closed

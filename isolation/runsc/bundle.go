@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -88,28 +86,21 @@ func spec(c isolation.Class, modules []string) (*specs.Spec, error) {
 	}, nil
 }
 
-// writeBundle writes an OCI bundle into dir.
-func writeBundle(dir string, c isolation.Class, modules []string) error {
+// configuration is the OCI configuration of one sandbox, as JSON.
+func configuration(c isolation.Class, modules []string) ([]byte, error) {
 	s, err := spec(c, modules)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(filepath.Join(dir, "rootfs"), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
+	return json.Marshal(s)
 }
 
 // flags of every runsc. What each is for and costs stands in
 // docs/decisions/0003-runsc-flags.md.
-func flags(root string) []string {
+func (r *Runtime) flags(root string) []string {
 	return []string{
 		"--root=" + root,
-		"--platform=systrap",
+		"--platform=" + r.platform,
 		"--network=none",
 		"--ignore-cgroups",
 		"--oci-seccomp",

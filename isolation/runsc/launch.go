@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +51,7 @@ func hostTasks(n int) int { return 128 + 4*n }
 
 // Launch implements isolation.Launcher.
 func (l *launcher) Launch(ctx context.Context) (isolation.Sandbox, error) {
-	return l.runtime.launch(ctx, l.class, l.modules, nil, nil)
+	return l.runtime.launch(ctx, l.class, l.modules, "")
 }
 
 // A restorer starts sandboxes of one class from its snapshot.
@@ -72,7 +72,7 @@ func (l *restorer) Launch(ctx context.Context) (isolation.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.launch(ctx, l.class, strings.Fields(l.class.Preload), []string{"--image-path=" + dir, "--direct"}, []byte(l.class.Warmup))
+	s, err := r.launch(ctx, l.class, strings.Fields(l.class.Preload), dir)
 	if err != nil && ctx.Err() == nil {
 		// Perhaps it is the snapshot: the next Launch looks closer.
 		r.snapshots.forget(l.class)
@@ -80,15 +80,15 @@ func (l *restorer) Launch(ctx context.Context) (isolation.Sandbox, error) {
 	return s, err
 }
 
-// launch starts a sandbox: by `runsc restore` with the given flags and a
-// warm-up, or by `runsc run` if there are none.
-func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules, restore []string, warmup []byte) (_ isolation.Sandbox, err error) {
+// launch starts a sandbox: from the snapshot, with the class's warm-up, or cold
+// if there is none.
+func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules []string, snapshot string) (_ isolation.Sandbox, err error) {
 	if err := c.Ceiling.Validate(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not ready after "+startTimeout.String()))
 	defer cancel()
-	s := &sandbox{id: newID(), binary: r.binary, class: c, exited: make(chan struct{})}
+	s := &sandbox{id: newID(), class: c}
 	s.dir = filepath.Join(r.dir, s.id)
 	defer func() {
 		if err != nil {
@@ -98,7 +98,7 @@ func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules, restor
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := writeBundle(s.dir, c, modules); err != nil {
+	if s.config, err = configuration(c, modules); err != nil {
 		return nil, err
 	}
 	if s.group, err = r.cgroups.New(s.id); err != nil {
@@ -109,36 +109,49 @@ func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules, restor
 		s.group.SetPids(hostTasks(c.Ceiling.Processes))); err != nil {
 		return nil, err
 	}
-	if err := s.start(restore); err != nil {
+	if err := s.start(ctx, r.booter, snapshot); err != nil {
 		return nil, err
 	}
-	if restore != nil {
-		if err := runner.WriteWarmup(s.stdin, warmup); err != nil {
+	if snapshot != "" {
+		if err := runner.WriteWarmup(s.stdin, []byte(c.Warmup)); err != nil {
 			return nil, err
 		}
 	}
 	return s, s.waitReady(ctx)
 }
 
-// A sandbox is one `runsc run` or `runsc restore`.
+// A booter starts the processes of sandboxes.
+type booter interface {
+	// open prepares what all sandboxes have in common, close undoes it.
+	open() error
+	// start starts the sandbox's container with the given standard streams, from
+	// the snapshot in a directory if that is not empty. It calls s.await.
+	start(ctx context.Context, s *sandbox, stdio [3]*os.File, snapshot string) error
+	// checkpoint saves the sandbox's state into an empty directory and so ends
+	// the sandbox.
+	checkpoint(ctx context.Context, s *sandbox, dir string) error
+	close() error
+}
+
+// A sandbox is one sentry with its container.
 type sandbox struct {
 	id     string
-	binary string
 	class  isolation.Class
+	config []byte // the OCI configuration
 	dir    string
 	group  *cgroup.Group
 
-	cmd                   *exec.Cmd
-	stdin, stdout, stderr *os.File // our ends
-	exited                chan struct{}
-	waitErr               error // of cmd; valid once exited is closed
+	stdin, stdout, stderr *os.File      // our ends
+	exited                chan struct{} // nil: nothing was started
+	status                syscall.WaitStatus
+	waitErr               error // both are valid once exited is closed
 
 	used      bool
 	closeOnce sync.Once
 	closeErr  error
 }
 
-func (s *sandbox) start(restore []string) error {
+func (s *sandbox) start(ctx context.Context, b booter, snapshot string) error {
 	var theirs [3]*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -161,29 +174,20 @@ func (s *sandbox) start(restore []string) error {
 	if raw, err := s.stdin.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
 	}
-
-	args := flags(filepath.Join(s.dir, "root"))
-	if restore == nil {
-		args = append(args, "run", "--bundle="+s.dir)
-	} else {
-		args = append(append(args, "restore", "--bundle="+s.dir), restore...)
-	}
-	s.cmd = exec.Command(s.binary, append(args, s.id)...)
-	s.cmd.Env = []string{} // nothing of csbd's own environment
-	s.cmd.Dir = s.dir
-	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = theirs[0], theirs[1], theirs[2]
-	if err := s.group.Start(s.cmd); err != nil {
-		s.cmd = nil
-		return fmt.Errorf("start runsc: %w", err)
-	}
-	go func() {
-		s.waitErr = s.cmd.Wait()
-		close(s.exited)
-	}()
-	return nil
+	return b.start(ctx, s, theirs, snapshot)
 }
 
-// waitReady waits for the runner's ready line. When none comes, runsc's last
+// await waits in the background for the process that was started.
+func (s *sandbox) await(wait func() (syscall.WaitStatus, error)) {
+	exited := make(chan struct{})
+	s.exited = exited
+	go func() {
+		s.status, s.waitErr = wait()
+		close(exited)
+	}()
+}
+
+// waitReady waits for the runner's ready line. When none comes, the sandbox's last
 // words are the reason.
 func (s *sandbox) waitReady(ctx context.Context) error {
 	ready := make(chan error, 1)
@@ -195,7 +199,7 @@ func (s *sandbox) waitReady(ctx context.Context) error {
 		}
 		_ = s.stderr.SetReadDeadline(time.Now().Add(time.Second))
 		said, _ := io.ReadAll(io.LimitReader(s.stderr, 64<<10))
-		return fmt.Errorf("%w; runsc said %q", err, bounded(said, 2000))
+		return fmt.Errorf("%w; it said %q", err, bounded(said, 2000))
 	case <-ctx.Done():
 		s.kill()
 		<-ready
@@ -232,11 +236,11 @@ func (s *sandbox) Close() error {
 func (s *sandbox) close() error {
 	var errs []error
 	errs = append(errs, s.kill())
-	if s.cmd != nil {
+	if s.exited != nil {
 		select {
 		case <-s.exited:
 		case <-time.After(10 * time.Second):
-			errs = append(errs, fmt.Errorf("runsc process %d does not end", s.cmd.Process.Pid))
+			errs = append(errs, errors.New("its first process does not end"))
 		}
 	}
 	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr} {

@@ -24,51 +24,57 @@ func TestLaunchFailureLeavesNothing(t *testing.T) {
 		break_  func(t *testing.T, r *Runtime, c *isolation.Class)
 		modules []string
 		want    string
+		only    string // launcher, "" is both
 	}{
-		{"ceiling is invalid", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Disk = 0 }, nil, "limit disk"},
+		{"ceiling is invalid", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Disk = 0 }, nil, "limit disk", ""},
 		{"sandbox directory cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) {
 			assert.NilError(t, os.Remove(r.dir))
 			t.Cleanup(func() { assert.Check(t, os.Mkdir(r.dir, 0o700)) })
-		}, nil, "no such file or directory"},
-		{"state directory is read-only", func(t *testing.T, r *Runtime, _ *isolation.Class) { readOnly(t, r.dir) }, nil, "read-only file system"},
-		{"seccomp profile makes no sense", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Seccomp = "{" }, nil, "seccomp profile"},
+		}, nil, "no such file or directory", ""},
+		{"state directory is read-only", func(t *testing.T, r *Runtime, _ *isolation.Class) { readOnly(t, r.dir) }, nil, "read-only file system", ""},
+		{"seccomp profile makes no sense", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Seccomp = "{" }, nil, "seccomp profile", ""},
 		{"seccomp profile names an unknown call", func(_ *testing.T, _ *Runtime, c *isolation.Class) {
 			c.Seccomp = `{"defaultAction": "SCMP_ACT_NONSENSE", "syscalls": []}`
-		}, nil, "runsc said"},
+		}, nil, "it said", ""},
 		{"cgroup cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) {
 			assert.NilError(t, unix.Rmdir(r.cgroups.Dirs()[0]))
 			dir := r.cgroups.Dirs()[0]
 			t.Cleanup(func() { assert.Check(t, os.Mkdir(dir, 0o755)) })
-		}, nil, "create cgroup"},
-		{"limit cannot be set", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Processes = 1 << 40 }, nil, "pids.max"},
-		{"runsc cannot be started", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/nonexistent/runsc" }, nil, "start runsc"},
-		{"runsc does nothing", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/bin/true" }, nil, "wait for the runner: EOF"},
+		}, nil, "create cgroup", ""},
+		{"limit cannot be set", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Processes = 1 << 40 }, nil, "pids.max", ""},
+		{"runsc cannot be started", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/nonexistent/runsc" }, nil, "start runsc", "stock"},
+		{"runsc does nothing", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/bin/true" }, nil, "wait for the runner: EOF", "stock"},
 		{"runsc fails", func(t *testing.T, r *Runtime, _ *isolation.Class) {
 			r.binary = script(t, "echo last words >&2; exit 1")
-		}, nil, "last words"},
+		}, nil, "last words", "stock"},
 		{"runsc says something else", func(t *testing.T, r *Runtime, _ *isolation.Class) {
 			r.binary = script(t, "echo Hello, who is there?; sleep 100")
-		}, nil, `got "Hello, who`},
-		{"image is not there", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Image = "/nonexistent/rootfs.erofs" }, nil, "no such file"},
+		}, nil, `got "Hello, who`, "stock"},
+		{"image is not there", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Image = "/nonexistent/rootfs.erofs" }, nil, "no such file", ""},
 		{"image is no file system", func(t *testing.T, _ *Runtime, c *isolation.Class) {
 			c.Image = filepath.Join(t.TempDir(), "rootfs.erofs")
 			assert.NilError(t, os.WriteFile(c.Image, make([]byte, 1<<20), 0o644))
-		}, nil, "runsc said"},
-		{"module is not there", func(*testing.T, *Runtime, *isolation.Class) {}, []string{"no_such_module"}, "no_such_module"},
+		}, nil, "it said", ""},
+		{"module is not there", func(*testing.T, *Runtime, *isolation.Class) {}, []string{"no_such_module"}, "no_such_module", ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			stateDir := t.TempDir()
-			r := open(t, stateDir)
-			t.Cleanup(func() { clean(t, r, stateDir) })
-			files := countFiles(t)
-			class := class(t)
-			c.break_(t, r, &class)
-			start := time.Now()
-			_, err := r.Launcher(class, c.modules).Launch(t.Context())
-			assert.ErrorContains(t, err, c.want)
-			assert.Check(t, time.Since(start) < 20*time.Second)
-			assert.Check(t, cmp.Equal(countFiles(t), files))
-		})
+		for launcher, options := range map[string]func(testing.TB, string) Options{"direct": options, "stock": stockOptions} {
+			if c.only != "" && c.only != launcher {
+				continue
+			}
+			t.Run(c.name+"/"+launcher, func(t *testing.T) {
+				stateDir := t.TempDir()
+				r := openWith(t, options(t, stateDir))
+				t.Cleanup(func() { clean(t, r, stateDir) })
+				files := countFiles(t)
+				class := class(t)
+				c.break_(t, r, &class)
+				start := time.Now()
+				_, err := r.Launcher(class, c.modules).Launch(t.Context())
+				assert.ErrorContains(t, err, c.want)
+				assert.Check(t, time.Since(start) < 20*time.Second)
+				assert.Check(t, cmp.Equal(countFiles(t), files))
+			})
+		}
 	}
 }
 
@@ -76,8 +82,7 @@ func TestLaunchFailureLeavesNothing(t *testing.T) {
 // time leaves nothing.
 func TestLaunchEndsWithItsContext(t *testing.T) {
 	stateDir := t.TempDir()
-	r := open(t, stateDir)
-	real := r.binary
+	r := openWith(t, stockOptions(t, stateDir))
 	r.binary = script(t, "trap '' TERM; sleep 100 & sleep 100")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -87,16 +92,22 @@ func TestLaunchEndsWithItsContext(t *testing.T) {
 	assert.Check(t, time.Since(start) < 5*time.Second)
 	clean(t, r, stateDir)
 
-	r.binary = real
+	for name, options := range map[string]func(testing.TB, string) Options{"direct": options, "stock": stockOptions} {
+		t.Run(name, func(t *testing.T) { cancelAtAnyTime(t, options(t, t.TempDir())) })
+	}
+}
+
+func cancelAtAnyTime(t *testing.T, o Options) {
+	r := openWith(t, o)
 	goroutines := runtime.NumGoroutine()
-	for after := time.Duration(0); after < 600*time.Millisecond; after += 40 * time.Millisecond {
+	for after := time.Duration(0); after < 500*time.Millisecond; after += 20 * time.Millisecond {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		s, err := r.Launcher(class(t), nil).Launch(ctx)
 		cancel()
 		if err == nil {
 			assert.NilError(t, s.Close())
 		}
-		clean(t, r, stateDir)
+		clean(t, r, o.StateDir)
 	}
 	for range 100 {
 		if runtime.NumGoroutine() <= goroutines {
@@ -142,7 +153,10 @@ func clean(t *testing.T, r *Runtime, stateDir string) {
 	directories, cgroups := r.Leftovers()
 	assert.Check(t, cmp.Equal(directories, 0))
 	assert.Check(t, cmp.Equal(cgroups, 0))
-	assert.Check(t, cmp.Len(isolationtest.HostProcesses(stateDir), 0))
+	for _, p := range isolationtest.HostProcesses(stateDir) {
+		// The spawner lives as long as the Runtime.
+		assert.Check(t, cmp.Contains(p, "csbd-spawner"))
+	}
 	mounts, err := mountsBelow(stateDir)
 	assert.Check(t, err)
 	assert.Check(t, cmp.Len(mounts, 0))

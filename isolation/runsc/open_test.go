@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,7 +46,7 @@ func predecessor() {
 		}
 	}
 	ctx := context.Background()
-	r, err := Open(ctx, Options{Binary: os.Args[1], StateDir: os.Args[2], Log: slog.New(slog.DiscardHandler)})
+	r, err := Open(ctx, Options{Binary: os.Args[1], Direct: os.Args[4] == "true", StateDir: os.Args[2], Log: slog.New(slog.DiscardHandler)})
 	fail(err)
 	l := r.Launcher(isolation.Class{Image: os.Args[3], Ceiling: isolationtest.Ceiling}, nil)
 	_, err = l.Launch(ctx)
@@ -62,9 +63,13 @@ func predecessor() {
 // A csbd that is killed takes no sandbox with it that the next one would not
 // remove.
 func TestOpenSweepsWhatAPredecessorLeft(t *testing.T) {
-	stateDir := t.TempDir()
-	o := options(t, stateDir)
-	cmd := exec.Command("/proc/self/exe", o.Binary, stateDir, class(t).Image)
+	t.Run("direct", func(t *testing.T) { sweeps(t, options(t, t.TempDir())) })
+	t.Run("stock", func(t *testing.T) { sweeps(t, stockOptions(t, t.TempDir())) })
+}
+
+func sweeps(t *testing.T, o Options) {
+	stateDir := o.StateDir
+	cmd := exec.Command("/proc/self/exe", o.Binary, stateDir, class(t).Image, strconv.FormatBool(o.Direct))
 	cmd.Env = append(os.Environ(), partVariable+"=predecessor")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
@@ -86,10 +91,12 @@ func TestOpenSweepsWhatAPredecessorLeft(t *testing.T) {
 
 	_, err = Open(t.Context(), o)
 	assert.ErrorContains(t, err, "another csbd uses it")
-	assert.Assert(t, len(isolationtest.HostProcesses(stateDir)) > 4, "there is nothing to sweep")
 	groups, err := readLines(filepath.Join(stateDir, cgroupList))
 	assert.NilError(t, err)
 	assert.Assert(t, len(groups) > 0)
+	left, err := filepath.Glob(groups[0] + "/*/cgroup.procs")
+	assert.NilError(t, err)
+	assert.Assert(t, len(left) == 2, "there is nothing to sweep")
 	kill()
 
 	var log bytes.Buffer
@@ -100,9 +107,9 @@ func TestOpenSweepsWhatAPredecessorLeft(t *testing.T) {
 	directories, cgroups := r.Leftovers()
 	assert.Check(t, cmp.Equal(directories, 0))
 	assert.Check(t, cmp.Equal(cgroups, 0))
-	assert.Check(t, cmp.Len(isolationtest.HostProcesses(stateDir), 0))
 	works(t, r)
 	assert.NilError(t, r.Close())
+	assert.Check(t, cmp.Len(isolationtest.HostProcesses(stateDir), 0))
 	for _, g := range groups {
 		_, err := os.Stat(g)
 		assert.Check(t, os.IsNotExist(err), "%s is left", g)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"time"
 
 	"github.com/fcarli/codesandbox/isolation"
@@ -168,18 +167,19 @@ func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time
 	if n, err := s.group.OOMKills(); err != nil || n > 0 {
 		return isolation.Forced(isolation.StatusMemoryLimit), err
 	}
-	var exit *exec.ExitError
 	switch {
-	case s.waitErr == nil:
-		return isolation.Ended(0, nil), nil
-	case !errors.As(s.waitErr, &exit) || !exit.Exited():
+	case s.waitErr != nil:
 		return isolation.Result{}, fmt.Errorf("sandbox died: %w", s.waitErr)
-	case exit.ExitCode() == 128:
+	case !s.status.Exited():
+		return isolation.Result{}, fmt.Errorf("sandbox died: signal: %v", s.status.Signal())
+	}
+	switch code := s.status.ExitStatus(); {
+	case code == 128:
 		return isolation.Result{}, errors.New("sandbox died: runsc failed")
-	case exit.ExitCode() > 128 && exit.ExitCode() <= 128+64:
-		return isolation.Signalled(exit.ExitCode() - 128), nil
+	case code > 128 && code <= 128+64:
+		return isolation.Signalled(code - 128), nil
 	default:
-		return isolation.Ended(exit.ExitCode(), nil), nil
+		return isolation.Ended(code, nil), nil
 	}
 }
 

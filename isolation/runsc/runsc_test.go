@@ -16,13 +16,22 @@ import (
 // open opens a Runtime on a state directory of its own.
 func open(t testing.TB, stateDir string) *Runtime {
 	t.Helper()
-	r, err := Open(t.Context(), options(t, stateDir))
+	return openWith(t, options(t, stateDir))
+}
+
+func openWith(t testing.TB, o Options) *Runtime {
+	t.Helper()
+	r, err := Open(t.Context(), o)
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.Check(t, r.Close()) })
 	return r
 }
 
 func options(t testing.TB, stateDir string) Options {
+	return Options{Binary: imagetest.Sentry(t), Direct: true, StateDir: stateDir, Log: slog.New(slog.DiscardHandler)}
+}
+
+func stockOptions(t testing.TB, stateDir string) Options {
 	return Options{Binary: imagetest.Runsc(t), StateDir: stateDir, Log: slog.New(slog.DiscardHandler)}
 }
 

@@ -26,21 +26,28 @@ import (
 
 // A Runtime is one runsc binary and the directory in which its sandboxes live.
 type Runtime struct {
-	binary  string
-	version string
-	digest  string // of the binary
-	dir     string // one directory for each sandbox
-	cgroups *cgroup.Root
-	lock    *os.File
-	log     *slog.Logger
+	binary   string
+	version  string
+	digest   string // of the binary that sandboxes are started with
+	platform string
+	dir      string // one directory for each sandbox
+	cgroups  *cgroup.Root
+	lock     *os.File
+	log      *slog.Logger
+	booter   booter
 
 	snapshots *snapshots
 }
 
 // Options say how a Runtime is set up.
 type Options struct {
-	// Binary is the path of runsc.
+	// Binary is the path of runsc, or of csbd-sentry.
 	Binary string
+	// Direct says that Binary is csbd-sentry, and that sandboxes are started
+	// without runsc's command line.
+	Direct bool
+	// Platform is gVisor's: "systrap" (default when empty) or "kvm".
+	Platform string
 	// StateDir is csbd's own directory. No other process may use it.
 	StateDir string
 	// Cgroup is the cgroup below which sandboxes live; see cgroup.Open.
@@ -70,7 +77,13 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{binary: binary, version: version, digest: digest, dir: filepath.Join(stateDir, "sandboxes"), log: o.Log}
+	r := &Runtime{binary: binary, version: version, digest: digest, platform: o.Platform, dir: filepath.Join(stateDir, "sandboxes"), log: o.Log}
+	if r.platform == "" {
+		r.platform = "systrap"
+	}
+	if r.booter = (stock{r}); o.Direct {
+		r.booter = &direct{runtime: r, dir: filepath.Join(stateDir, "spawner")}
+	}
 	r.snapshots = newSnapshots(r, stateDir, o.SnapshotAge)
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
@@ -88,6 +101,10 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	}
 	list := strings.Join(r.cgroups.Dirs(), "\n") + "\n"
 	if err := os.WriteFile(filepath.Join(stateDir, cgroupList), []byte(list), 0o600); err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	if err := r.booter.open(); err != nil {
 		_ = r.Close()
 		return nil, err
 	}
@@ -129,8 +146,7 @@ func (r *Runtime) Leftovers() (directories, cgroups int) {
 
 // Close gives the state directory up. Every sandbox has to be closed before.
 func (r *Runtime) Close() error {
-	err := r.cgroups.Close()
-	return errors.Join(err, r.lock.Close())
+	return errors.Join(r.booter.close(), r.cgroups.Close(), r.lock.Close())
 }
 
 // sweep removes what a predecessor left: processes, control groups, mounts,

@@ -1,7 +1,6 @@
 package runsc
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,11 +63,7 @@ func newSnapshots(r *Runtime, stateDir string, maxAge time.Duration) *snapshots 
 // the image (with the runner in it), the OCI configuration, and the processor,
 // whose features the guest's programs have seen.
 func (s *snapshots) key(c isolation.Class) (string, error) {
-	config, err := spec(c, strings.Fields(c.Preload))
-	if err != nil {
-		return "", err
-	}
-	data, err := json.Marshal(config)
+	config, err := configuration(c, strings.Fields(c.Preload))
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +72,7 @@ func (s *snapshots) key(c isolation.Class) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	for _, part := range []string{"1", s.runtime.digest, strings.Join(flags(""), " "), c.Digest, string(data), cpu} {
+	for _, part := range []string{"2", s.runtime.digest, strings.Join(s.runtime.flags(""), " "), c.Digest, string(config), cpu} {
 		fmt.Fprintf(h, "%d\n%s", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
@@ -194,7 +188,7 @@ func (s *snapshots) make(ctx context.Context, c isolation.Class, key, dir string
 		return err
 	}
 	defer template.Close()
-	if err := template.(*sandbox).checkpoint(ctx, temp); err != nil {
+	if err := s.runtime.checkpoint(ctx, template.(*sandbox), temp); err != nil {
 		return err
 	}
 	if err := template.Close(); err != nil {
@@ -223,18 +217,11 @@ func (s *snapshots) make(ctx context.Context, c isolation.Class, key, dir string
 	return os.Rename(temp, dir)
 }
 
-// checkpoint saves the sandbox's state into dir and so ends it.
-func (s *sandbox) checkpoint(ctx context.Context, dir string) error {
+func (r *Runtime) checkpoint(ctx context.Context, s *sandbox, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	args := append(flags(filepath.Join(s.dir, "root")), "checkpoint", "--image-path="+dir, s.id)
-	cmd := exec.CommandContext(ctx, s.binary, args...)
-	cmd.Env = []string{}
-	cmd.WaitDelay = time.Second
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("runsc checkpoint: %w: %q", err, bounded(said.Bytes(), 2000))
+	if err := r.booter.checkpoint(ctx, s, dir); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
 	}
 	return nil
 }

@@ -157,6 +157,7 @@ func (d *Daemon) Environment(t testing.TB) []string {
 		"CSBD_STATE_DIR=" + d.StateDir,
 		"CSBD_IMAGE_DIR=" + store,
 		"CSBD_RUNSC=" + imagetest.Runsc(t),
+		"CSBD_SENTRY=" + imagetest.Sentry(t),
 		"CSBD_LOG_FORMAT=json",
 	}
 	// On cgroup version 2 a test's own cgroup cannot have limited children.
