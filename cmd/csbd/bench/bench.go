@@ -49,7 +49,8 @@ func sectionNames() []string {
 // sizes say how much is measured.
 type sizes struct {
 	rounds       int           // of the latency section
-	windows      int           // of each load in the rate section
+	clients      []int         // that ask at the same time, in the rate section
+	windows      int           // of each load there
 	window, lead time.Duration // length of one; before it, not counted
 	cpuRounds    int           // of the cpu section
 	cpuRuns      int           // executions in each
@@ -60,10 +61,10 @@ type sizes struct {
 
 func (o options) sizes() sizes {
 	if o.quick {
-		return sizes{rounds: 6, windows: 1, window: 1500 * time.Millisecond, lead: 500 * time.Millisecond,
+		return sizes{rounds: 6, clients: []int{1, 4}, windows: 1, window: 2 * time.Second, lead: 500 * time.Millisecond,
 			cpuRounds: 1, cpuRuns: 4, growthRounds: 1, mostAtOnce: 16, programs: 16}
 	}
-	return sizes{rounds: 100, windows: 2, window: 5 * time.Second, lead: time.Second,
+	return sizes{rounds: 100, clients: []int{1, 2, 4, 8}, windows: 2, window: 5 * time.Second, lead: time.Second,
 		cpuRounds: 3, cpuRuns: 16, growthRounds: 6, mostAtOnce: 256}
 }
 
@@ -92,6 +93,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (_ *Report, err
 	if err := b.open(); err != nil {
 		return nil, err
 	}
+	b.say("load average %s: the quieter the machine, the more the figures say", b.report.System.Load)
 	start := time.Now()
 	for _, s := range allSections() {
 		if !o.only.MatchString(s.name) {

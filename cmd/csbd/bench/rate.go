@@ -10,11 +10,8 @@ import (
 	"github.com/fcarli/codesandbox/rpc"
 )
 
-// clientCounts are how many clients ask at the same time, each again as soon as
+// A load is one program asked for by a number of clients, each again as soon as
 // it has its answer.
-var clientCounts = []int{1, 2, 4, 8}
-
-// A load is one program asked for by one number of clients.
 type load struct {
 	name    string
 	clients int
@@ -56,28 +53,22 @@ func (b *bench) rate(ctx context.Context) error {
 	return nil
 }
 
-// rateRows are the loads' figures; ratios are to the same with one client.
+// rateRows are the loads' figures; ratios are to stock runsc.
 func rateRows(loads []*load) []Row {
 	var out []Row
-	single := map[string]Row{}
 	for _, l := range loads {
 		r := Row{Section: sectionRate, Name: fmt.Sprintf("%s, clients: %d", l.name, l.clients), Targets: l.targets}
 		l.flow.fill(&r)
 		if l.flow.elapsed > 0 {
 			r.Rate = float64(len(l.flow.wall)) / l.flow.elapsed.Seconds()
 		}
-		if l.clients == 1 {
-			single[l.name] = r
-		}
-		if base := single[l.name]; base.Rate > 0 {
-			r.Ratio, r.RatioTo = r.Rate/base.Rate, base.Name
-		}
 		out = append(out, r)
 	}
+	compare(out, out[0].Name, figureRate)
 	return out
 }
 
-// loads lists what is measured. Stock runsc has one row: more clients than
+// loads lists what is measured, stock runsc first. Stock runsc has one row: more clients than
 // processors only wait for each other.
 func (b *bench) loads(ctx context.Context) ([]*load, error) {
 	s, err := b.openStock(ctx)
@@ -100,7 +91,7 @@ func (b *bench) loads(ctx context.Context) ([]*load, error) {
 			if err != nil {
 				return nil, err
 			}
-			for _, n := range clientCounts {
+			for _, n := range b.clients {
 				l := &load{name: label(launcher) + " " + v.name, clients: n, open: d.clients(v.program)}
 				if n > 1 { // one client alone leaves processors idle
 					l.targets = []Target{atLeast(figureRate, v.least)}
@@ -135,8 +126,7 @@ func (d *daemon) clients(p program) opener {
 }
 
 // sustain runs a load for one window. What ends in the lead is not counted: it
-// has the sandboxes that were ready. The window goes from an answer to an
-// answer, so that none is counted in part.
+// has the sandboxes that were ready.
 func (b *bench) sustain(ctx context.Context, l *load) error {
 	var clients sync.WaitGroup
 	var mu sync.Mutex // guards what follows
@@ -171,16 +161,14 @@ func (b *bench) sustain(ctx context.Context, l *load) error {
 		b.wrong(l.name, errors.Join(failures...))
 	}
 	l.flow.wall = append(l.flow.wall, w.samples.wall...)
-	l.flow.elapsed += w.last.Sub(w.first)
+	l.flow.elapsed += b.window
 	return nil
 }
 
-// A window counts the answers between its begin and its end: from the first,
-// which starts the clock and is not counted, to the last.
+// A window counts the answers between its begin and its end.
 type window struct {
-	begin, end  time.Time
-	first, last time.Time
-	samples     tally
+	begin, end time.Time
+	samples    tally
 }
 
 func newWindow(begin time.Time, length time.Duration) *window {
@@ -189,12 +177,7 @@ func newWindow(begin time.Time, length time.Duration) *window {
 
 // answer notes an answer.
 func (w *window) answer(now time.Time, s sample) {
-	switch {
-	case now.Before(w.begin) || now.After(w.end):
-	case w.first.IsZero():
-		w.first, w.last = now, now
-	default:
-		w.last = now
+	if !now.Before(w.begin) && !now.After(w.end) {
 		w.samples.add(sample{wall: s.wall})
 	}
 }

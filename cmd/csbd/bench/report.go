@@ -123,15 +123,25 @@ var columns = []string{"", "n", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "per s",
 func (r *Report) writeTable(w io.Writer) error {
 	lines := [][]string{columns}
 	section := ""
-	for _, row := range r.Rows {
+	for i, row := range r.Rows {
 		if row.Section != section {
 			section = row.Section
-			lines = append(lines, nil, []string{section})
+			lines = append(lines, nil, []string{heading(r.Rows[i:])})
 		}
 		lines = append(lines, row.cells())
 	}
 	_, err := fmt.Fprintf(w, "%s\n%s\n%d wrong answers, %.0f s\n", r.System, align(lines), r.Errors, r.Duration)
 	return err
+}
+
+// heading names the section of the first row, and what its ratios are to.
+func heading(rows []Row) string {
+	for _, row := range rows {
+		if row.Section == rows[0].Section && row.RatioTo != "" {
+			return row.Section + " [ratio to: " + row.RatioTo + "]"
+		}
+	}
+	return rows[0].Section
 }
 
 // cells are the row as text, in the order of columns.
