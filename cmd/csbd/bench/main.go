@@ -59,6 +59,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 		o.imageDir = "run/images"
 	}
 	report, err := measure(ctx, o, stderr)
+	if ctx.Err() != nil {
+		fmt.Fprintln(stderr, "bench: interrupted; what it had started is put away")
+		return exitFailed
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "bench: %v\n", err)
 		return exitFailed

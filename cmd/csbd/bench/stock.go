@@ -32,7 +32,7 @@ type stock struct {
 	sequence atomic.Int64
 }
 
-// guestEnvironment of every program, csbd's.
+// guestEnvironment of every program: csbd's, as far as Python cares.
 var guestEnvironment = []string{
 	"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1",
 }
