@@ -89,6 +89,12 @@ test: build test-deps image ## run every test, those with real sandboxes include
 	@echo "== tests (race detector on; about ten minutes)"
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 
+.PHONY: bench
+bench: build image ## measure everything in one run, some ten minutes; BENCH=--quick for one
+	-$(call install,bubblewrap:bwrap)
+	@go build -o bin/bench ./cmd/csbd/bench
+	@bin/bench $(BENCH)
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [[ -n $$out ]]; then echo "gofmt would change:" $$out; exit 1; fi
