@@ -184,20 +184,23 @@ Stdout.__name__ = Stdout.__qualname__ = "TextIOWrapper"
 Stdout.__module__ = "_io"
 
 
+# As python3 has chosen them for its own streams.
+STDIN_CODING = {"encoding": sys.stdin.encoding, "errors": sys.stdin.errors}
+STDOUT_CODING = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+
+
 def open_stdio():
     """sys.stdin and sys.stdout as python3 opens them, on the new descriptors."""
-    old = sys.stdin
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(
-        io.BufferedReader(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+        io.BufferedReader(raw), newline="\n", **STDIN_CODING)
     sys.stdin.mode = "r"
 
-    old = sys.stdout
     raw = io.FileIO(1, "w", closefd=False)
     raw.name = "<stdout>"
     sys.stdout = sys.__stdout__ = Stdout(
-        io.BufferedWriter(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+        io.BufferedWriter(raw), newline="\n", **STDOUT_CODING)
     sys.stdout.mode = "w"
 
 
@@ -244,9 +247,10 @@ class Stage:
         self.fd = os.open(MAIN, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         os.fchmod(self.fd, 0o644)
         self.file = _fdopen(self.fd, b"rb")
+        # Its buffer is made now, not when it is read.
         if not self.file or _setvbuf(self.file, None, _IOFBF, 0):
             raise OSError("main.py cannot be opened")
-        self.main = new_main()
+        self.main = new_main()  # held by nobody else but sys.modules
         open_stdio()
         self.pid = os.getpid()
         self.ceilings = {what: resource.getrlimit(what)[1]
@@ -548,7 +552,7 @@ def finish(stage):
 
 
 def put_away(stage):
-    """Flush what is open and let the program's modules die."""
+    """Flush what is open and let the program's modules die; False if output was lost."""
     ok = flush("stdout") & flush("stderr")
     # Files that are still open, whoever holds them: the collector might finalise
     # a file's buffer before the file.
