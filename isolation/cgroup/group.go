@@ -42,7 +42,7 @@ func (r *Root) New(name string) (*Group, error) {
 }
 
 func (g *Group) set(controller, file, value string) error {
-	if err := os.WriteFile(filepath.Join(g.dirs[controller], file), []byte(value), 0); err != nil {
+	if err := writeFile(filepath.Join(g.dirs[controller], file), value); err != nil {
 		return fmt.Errorf("set %s to %s: %w", file, value, err)
 	}
 	return nil
@@ -69,13 +69,13 @@ func (g *Group) SetMemory(bytes int64) error {
 		return g.set("", "memory.max", v)
 	}
 	// memsw must never be below the limit: which one goes first depends on
-	// whether the limit grows or shrinks.
-	first := g.optional("memory", "memory.memsw.limit_in_bytes", v)
-	if err := g.set("memory", "memory.limit_in_bytes", v); err != nil {
+	// whether the limit shrinks, as it mostly does, or grows.
+	first := g.set("memory", "memory.limit_in_bytes", v)
+	if err := g.optional("memory", "memory.memsw.limit_in_bytes", v); err != nil {
 		return err
 	}
 	if first != nil {
-		return g.optional("memory", "memory.memsw.limit_in_bytes", v)
+		return g.set("memory", "memory.limit_in_bytes", v)
 	}
 	return nil
 }
@@ -97,14 +97,12 @@ func (g *Group) SetCPUs(cpus float64) error {
 	if g.lacks(CPUs) {
 		return nil
 	}
-	const period = 100_000 // microseconds
+	const period = 100_000 // microseconds; version 1 groups are made with it
 	quota := max(int64(cpus*period), 1000)
 	if g.root.v2 {
 		return g.set("", "cpu.max", fmt.Sprintf("%d %d", quota, period))
 	}
-	return errors.Join(
-		g.set("cpu", "cpu.cfs_period_us", strconv.Itoa(period)),
-		g.set("cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota, 10)))
+	return g.set("cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota, 10))
 }
 
 // CPU is the processor time that the group has used.

@@ -8,7 +8,10 @@
 //	ready    "CSB1 ready\n" on stdout, before anything else
 //	warm-up  "CSBW", 4 bytes big-endian length, that many bytes of Python, which
 //	         the runner executes before it writes another ready line; any number
-//	         of them, before the request
+//	         of them, before the request. One, empty or not, has to follow each
+//	         restore from a snapshot: the runner then renews what is random
+//	notice   "CSBN": a request is about to come. It wakes the runner, which takes
+//	         an idle sandbox a millisecond or two, and has no answer
 //	request  "CSB1", 4 bytes big-endian length, that many bytes of JSON (header),
 //	         then code, stdin and each file's content, of the lengths it states
 //	end      on stdout: NUL "csb-end " token " ", 4 bytes big-endian length,
@@ -47,9 +50,14 @@ const (
 	// MaxEnd bounds the JSON of an end frame in bytes.
 	MaxEnd = 1 << 20
 
-	magic     = "CSB1"
-	magicWarm = "CSBW"
-	markStart = "\x00csb-end "
+	magic       = "CSB1"
+	magicWarm   = "CSBW"
+	magicNotice = "CSBN"
+	markStart   = "\x00csb-end "
+
+	// inOneWrite is the largest request, in bytes, that is copied into one
+	// piece: the runner then takes it in one read.
+	inOneWrite = 64 << 10
 )
 
 // A Token introduces the end frame of one request: 32 hexadecimal digits.
@@ -94,7 +102,15 @@ func StackRoom(l isolation.Limits) int64 {
 	return min(int64(l.Processes)*(2<<20), l.Memory/4)
 }
 
-// WriteRequest writes the request frame for s. It does not copy s's contents.
+// WriteNotice announces a request.
+func WriteNotice(w io.Writer) error {
+	if _, err := io.WriteString(w, magicNotice); err != nil {
+		return fmt.Errorf("write notice: %w", err)
+	}
+	return nil
+}
+
+// WriteRequest writes the request frame for s. It does not copy large contents.
 func WriteRequest(w io.Writer, t Token, s isolation.Spec) error {
 	h := header{
 		Token:       t,
@@ -123,14 +139,17 @@ func WriteRequest(w io.Writer, t Token, s isolation.Spec) error {
 	if err != nil {
 		return fmt.Errorf("encode request frame: %w", err)
 	}
-	frame := make([]byte, 0, len(magic)+4+len(data)+len(s.Code))
-	frame = append(frame, magic...)
-	frame = binary.BigEndian.AppendUint32(frame, uint32(len(data)))
-	frame = append(frame, data...)
-	frame = append(frame, s.Code...)
-	parts := [][]byte{frame, s.Stdin}
+	frame := binary.BigEndian.AppendUint32([]byte(magic), uint32(len(data)))
+	parts := [][]byte{append(frame, data...), s.Code, s.Stdin}
 	for _, f := range s.Files {
 		parts = append(parts, f.Content)
+	}
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	if size <= inOneWrite {
+		parts = [][]byte{bytes.Join(parts, nil)}
 	}
 	for _, p := range parts {
 		if len(p) == 0 {

@@ -59,13 +59,29 @@ func TestWriteRequestOfNothing(t *testing.T) {
 	}
 }
 
-func TestWriteRequestFails(t *testing.T) {
-	spec := isolation.Spec{Code: []byte("code"), Stdin: []byte("stdin")}
-	for room := range 2 {
-		w := &brokenWriter{room: room}
-		assert.ErrorContains(t, WriteRequest(w, "t", spec), "write request frame: broken")
+// A small request goes in one piece, a large one is not copied.
+func TestWriteRequestPieces(t *testing.T) {
+	for _, c := range []struct {
+		stdin  int
+		pieces int
+	}{{0, 1}, {5, 1}, {60 << 10, 1}, {inOneWrite, 3}, {1 << 20, 3}} {
+		spec := isolation.Spec{Code: []byte("code"), Stdin: bytes.Repeat([]byte("x"), c.stdin)}
+		var whole bytes.Buffer
+		assert.NilError(t, WriteRequest(&whole, "t", spec))
+		assert.Assert(t, bytes.HasSuffix(whole.Bytes(), append([]byte("}code"), spec.Stdin...)))
+		for room := range c.pieces {
+			w := &brokenWriter{room: room}
+			assert.ErrorContains(t, WriteRequest(w, "t", spec), "write request frame: broken")
+		}
+		assert.NilError(t, WriteRequest(&brokenWriter{room: c.pieces}, "t", spec), "%d bytes", c.stdin)
 	}
-	assert.NilError(t, WriteRequest(&brokenWriter{room: 2}, "t", spec))
+}
+
+func TestWriteNotice(t *testing.T) {
+	var b bytes.Buffer
+	assert.NilError(t, WriteNotice(&b))
+	assert.Equal(t, b.String(), "CSBN")
+	assert.ErrorContains(t, WriteNotice(&brokenWriter{}), "write notice: broken")
 }
 
 type brokenWriter struct{ room int }
@@ -155,13 +171,15 @@ func TestPreload(t *testing.T) {
 // What both sides have to say in the same words.
 func TestRunnerSpeaksTheSame(t *testing.T) {
 	for _, want := range []string{
-		`MAGIC = b"CSB1"`, `READY = b"CSB1 ready\n"`, `MARK = b"\x00csb-end "`,
+		`MAGIC = b"CSB1"`, `WARM = b"CSBW"`, `NOTICE = b"CSBN"`, `READY = b"CSB1 ready\n"`, `MARK = b"\x00csb-end "`,
 	} {
 		assert.Assert(t, bytes.Contains(Source, []byte(want)), "runner.py has no %s", want)
 	}
 	assert.Equal(t, string(Token("T").mark()), "\x00csb-end T ")
 	assert.Equal(t, Ready, "CSB1 ready\n")
 	assert.Equal(t, magic, "CSB1")
+	assert.Equal(t, magicWarm, "CSBW")
+	assert.Equal(t, magicNotice, "CSBN")
 }
 
 // The runner must stay a program for Python 3.8, which no other test has.

@@ -44,6 +44,7 @@ import traceback
 
 MAGIC = b"CSB1"
 WARM = b"CSBW"
+NOTICE = b"CSBN"
 READY = b"CSB1 ready\n"
 WORK = "/tmp/work"
 MAIN = WORK + "/main.py"
@@ -67,17 +68,37 @@ def write_all(fd, data):
         data = data[os.write(fd, data):]
 
 
-def read_exactly(fd, size):
-    buf = bytearray(size)
-    view = memoryview(buf)
-    done = 0
-    while done < size:
-        n = os.readv(fd, [view[done:]])
-        if n == 0:
-            os._exit(0)  # the host went away before it sent a program
-        done += n
-    view.release()
-    return buf
+class Requests:
+    """The host's frames, from the pipe that was descriptor 0.
+
+    The pipe gives way to what the program is to find there. A system call
+    costs 30 microseconds and more in here, so each takes all that has come.
+    """
+
+    def __init__(self):
+        self.pipe = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 1000)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.close(null)
+        self.ahead = bytearray(64 << 10)  # what has come beyond what was asked for
+        self.start = self.end = 0
+
+    def read(self, size):
+        data = bytearray(size)
+        done = min(size, self.end - self.start)
+        data[:done] = self.ahead[self.start:self.start + done]
+        self.start += done
+        with memoryview(data) as view:
+            while done < size:
+                n = os.readv(self.pipe, [view[done:], self.ahead])
+                if n == 0:
+                    os._exit(0)  # the host went away before it sent a program
+                self.start, self.end = 0, max(n - (size - done), 0)
+                done = min(done + n, size)
+        return data
+
+    def number(self):
+        return struct.unpack(">I", self.read(4))[0]
 
 
 class Reporter:
@@ -163,50 +184,40 @@ Stdout.__name__ = Stdout.__qualname__ = "TextIOWrapper"
 Stdout.__module__ = "_io"
 
 
+# As python3 has chosen them for its own streams.
+STDIN_CODING = {"encoding": sys.stdin.encoding, "errors": sys.stdin.errors}
+STDOUT_CODING = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+
+
 def open_stdio():
     """sys.stdin and sys.stdout as python3 opens them, on the new descriptors."""
-    old = sys.stdin
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(
-        io.BufferedReader(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+        io.BufferedReader(raw), newline="\n", **STDIN_CODING)
     sys.stdin.mode = "r"
 
-    old = sys.stdout
     raw = io.FileIO(1, "w", closefd=False)
     raw.name = "<stdout>"
     sys.stdout = sys.__stdout__ = Stdout(
-        io.BufferedWriter(raw), encoding=old.encoding, errors=old.errors, newline="\n")
+        io.BufferedWriter(raw), newline="\n", **STDOUT_CODING)
     sys.stdout.mode = "w"
 
 
-mapped = 0  # address space of a rehearsed interpreter, in bytes
-
-
-def set_limits(limits):
+def set_limits(limits, ceilings, mapped):
     """Lower this process's limits; its children inherit them.
 
-    Without limits it only measures, which takes a millisecond, ahead of time.
+    mapped is what its address space holds already, in bytes.
     """
-    global mapped
-
-    def lower(what, value):
-        soft, hard = resource.getrlimit(what)
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
+    for what, value in (
+            (resource.RLIMIT_NOFILE, limits["open_files"]),
+            # Init is a process of the same user.
+            (resource.RLIMIT_NPROC, limits["processes"] + 1),
+            (resource.RLIMIT_AS, mapped + limits["memory"]
+             + min(limits["processes"] * THREAD_STACK, limits["memory"] // 4))):
+        if ceilings[what] != resource.RLIM_INFINITY:
+            value = min(value, ceilings[what])
         resource.setrlimit(what, (value, value))
-
-    lower(resource.RLIMIT_CORE, 0)
-    if limits is None or not mapped:
-        with open("/proc/self/statm") as f:
-            mapped = int(f.read().split()[0]) * mmap.PAGESIZE
-    if limits is None:
-        return
-    lower(resource.RLIMIT_NOFILE, limits["open_files"])
-    # Init is a process of the same user.
-    lower(resource.RLIMIT_NPROC, limits["processes"] + 1)
-    lower(resource.RLIMIT_AS, mapped + limits["memory"]
-          + min(limits["processes"] * THREAD_STACK, limits["memory"] // 4))
 
 
 def set_thread_stack():
@@ -226,7 +237,36 @@ def set_thread_stack():
         pass  # not glibc
 
 
-def warm(code):
+class Stage:
+    """What a program finds when it begins, as far as all programs find the same.
+
+    It is set before the program comes, and so takes none of its time.
+    """
+
+    def __init__(self):
+        self.fd = os.open(MAIN, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        os.fchmod(self.fd, 0o644)
+        self.file = _fdopen(self.fd, b"rb")
+        # Its buffer is made now, not when it is read.
+        if not self.file or _setvbuf(self.file, None, _IOFBF, 0):
+            raise OSError("main.py cannot be opened")
+        self.main = new_main()  # held by nobody else but sys.modules
+        open_stdio()
+        self.pid = os.getpid()
+        self.ceilings = {what: resource.getrlimit(what)[1]
+                         for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_AS)}
+        with open("/proc/self/statm") as f:  # last: all this is not the program's
+            self.mapped = int(f.read().split()[0]) * mmap.PAGESIZE
+
+    def place(self, code):
+        """Make code the content of main.py, whose file is left at its beginning."""
+        done = 0
+        with memoryview(code) as view:
+            while done < len(code):
+                done += os.pwrite(self.fd, view[done:], done)
+
+
+def warm(stage, code):
     """Do once what every program will have done, so that its memory is in place.
 
     After a restore each page is fetched when it is first touched, which would
@@ -234,73 +274,62 @@ def warm(code):
     with what it has, and then undoes it: nothing of it may remain.
     """
     header = json.loads(json.dumps({"token": "", "args": ["a"], "environment": {"LANG": "C.UTF-8"}, "files": []}))
-    streams = sys.stdin, sys.stdout, sys.__stdin__, sys.__stdout__
-    runner, environ, argv, path = sys.modules["__main__"], dict(os.environ), sys.argv[:], sys.path[:]
-    stdin, stdout = os.dup(0), os.dup(1)
+    environ, argv = dict(os.environ), sys.argv[:]
+    saved = [os.dup(fd) for fd in (0, 1, 2)]
     null = os.open("/dev/null", os.O_WRONLY)
     os.dup2(null, 1)
+    os.dup2(null, 2)
     try:
-        place(MAIN, 0o644, code)
+        stage.place(code)
         place(WORK + "/d/file", 0o644, b"")
         give_stdin(b"data")
         os.environ.update(header["environment"])
         sys.argv[:] = ["main.py"] + header["args"]
-        sys.path[0] = WORK
-        open_stdio()
-        reseed()
         shadow([])
-        main = new_main()
-        set_thread_stack()
-        try:
-            run_file(main)
-            exception = None
-        except Exception as e:
-            exception = describe(type(e), e, own_frames(e.__traceback__))
-        main.__dict__.clear()
-        del main
-        flush("stdout")
-        writers = [thing for thing in gc.get_objects() if issubclass(type(thing), WRITERS)]
-        del writers
-        gc.collect()
-        set_limits(None)  # last: what it has mapped by now is not the program's
-        resource.getrusage(resource.RUSAGE_SELF)
-        json.dumps({"exit_code": 1, "user": 0.1, "system": 0.1, "exception": exception})
-        sys.stdin.close()
+        status, exception, number = run(stage)
+        put_away(stage)
+        json.dumps({"exit_code": status, "signal": number, "exception": exception})
     finally:
-        sys.stdin, sys.stdout, sys.__stdin__, sys.__stdout__ = streams
-        os.dup2(stdin, 0)
-        os.dup2(stdout, 1)
-        for fd in (stdin, stdout, null):
-            os.close(fd)
-        sys.modules["__main__"], sys.argv[:], sys.path[:] = runner, argv, path
+        for fd, copy in enumerate(saved):
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(null)
+        sys.argv[:] = argv
         for name in set(os.environ) - set(environ):
             del os.environ[name]
         os.environ.update(environ)
-        os.unlink(MAIN)
         os.unlink(WORK + "/d/file")
         os.rmdir(WORK + "/d")
+    del sys.last_type, sys.last_value, sys.last_traceback
     import linecache
     linecache.clearcache()
 
 
-def receive(reporter):
+def receive(reporter, requests, stage):
+    """Wait for the program, and rehearse as often as the host wants it."""
     while True:
-        head = read_exactly(0, 8)
-        if head[:4] != WARM:
+        kind = requests.read(4)
+        if kind == NOTICE:
+            continue
+        if kind != WARM:
             break
-        code = read_exactly(0, struct.unpack(">I", head[4:])[0])
+        code = requests.read(requests.number())
         if code:
             reporter.arm(b"\0")
-            warm(code)
+            warm(stage, code)
+            settle()
+            stage = Stage()
+        # The host sends one after each restore.
+        reseed()
         write_all(1, READY)
-    if head[:4] != MAGIC:
+    if kind != MAGIC:
         sys.stderr.write("runner: bad request frame\n")
         os._exit(70)
-    header = json.loads(bytes(read_exactly(0, struct.unpack(">I", head[4:])[0])))
-    code = read_exactly(0, header["code"])
-    stdin = read_exactly(0, header["stdin"])
-    files = [(f["path"], f["mode"], read_exactly(0, f["size"])) for f in header["files"]]
-    return header, code, stdin, files
+    header = json.loads(requests.read(requests.number()))
+    code = requests.read(header["code"])
+    stdin = requests.read(header["stdin"])
+    files = [(f["path"], f["mode"], requests.read(f["size"])) for f in header["files"]]
+    return stage, header, code, stdin, files
 
 
 def place(path, mode, content):
@@ -316,17 +345,13 @@ def place(path, mode, content):
 
 
 def give_stdin(data):
-    if data:
-        # A regular file, as in `python3 main.py < data`.
-        fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
-        write_all(fd, memoryview(data))
-        os.lseek(fd, 0, os.SEEK_SET)
-        source = os.open("/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
-        os.close(fd)
-    else:
-        source = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    """A regular file as descriptor 0, as in `python3 main.py < data`."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    write_all(fd, memoryview(data))
+    source = os.open("/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(source, 0)
     os.close(source)
+    os.close(fd)
 
 
 def reseed():
@@ -374,9 +399,13 @@ def new_main():
     return main
 
 
-_fopen = ctypes.CDLL(None).fopen
-_fopen.restype = ctypes.c_void_p
-_fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+_libc = ctypes.CDLL(None)
+_fdopen = _libc.fdopen
+_fdopen.restype = ctypes.c_void_p
+_fdopen.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_setvbuf = _libc.setvbuf
+_setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+_IOFBF = 0
 _run_file = ctypes.pythonapi.PyRun_FileExFlags
 _run_file.restype = ctypes.py_object
 _run_file.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
@@ -384,16 +413,14 @@ _run_file.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
 PY_FILE_INPUT = 257
 
 
-def run_file(main):
+def run_file(stage):
     """Execute main.py just as `python3 main.py` does, from the open file.
 
     compile() differs where it hurts: its messages for undecodable source, its
     view of NUL bytes, the future flags it inherits.
     """
-    file = _fopen(MAIN.encode(), b"rb")
-    if not file:
-        raise OSError("main.py cannot be opened")
-    _run_file(file, MAIN.encode(), PY_FILE_INPUT, main.__dict__, main.__dict__, 1, None)
+    main = stage.main.__dict__
+    _run_file(stage.file, MAIN.encode(), PY_FILE_INPUT, main, main, 1, None)
 
 
 def own_frames(tb):
@@ -489,10 +516,10 @@ def flush(name, aloud=True):
         return False
 
 
-def run(main):
+def run(stage):
     """Run main.py to its end: (exit status, exception, signal)."""
     try:
-        run_file(main)
+        run_file(stage)
         return 0, None, 0
     except SystemExit as e:
         return exit_code_of(e), None, 0
@@ -509,12 +536,8 @@ def run(main):
 WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
-def finish(main):
-    """What Py_FinalizeEx does that a program can see, and nothing else.
-
-    main is a list that holds the program's module, and the only thing besides
-    sys.modules that does.
-    """
+def finish(stage):
+    """What Py_FinalizeEx does that a program can see, and nothing else."""
     threading = sys.modules.get("threading")
     if threading:
         try:
@@ -525,6 +548,11 @@ def finish(main):
         atexit._run_exitfuncs()
     except BaseException:
         pass  # each was printed as it happened
+    return put_away(stage)
+
+
+def put_away(stage):
+    """Flush what is open and let the program's modules die; False if output was lost."""
     ok = flush("stdout") & flush("stderr")
     # Files that are still open, whoever holds them: the collector might finalise
     # a file's buffer before the file.
@@ -542,7 +570,7 @@ def finish(main):
     # The program's modules die, by reference count or by the collector, which
     # lets each __del__ see its globals.
     sys.last_type = sys.last_value = sys.last_traceback = None
-    main.clear()
+    stage.main = None
     for name in set(sys.modules) - PRELOADED | {"__main__"}:
         module = sys.modules.get(name)
         if name == "__main__" or str(getattr(module, "__file__", None)).startswith(WORK + "/"):
@@ -560,53 +588,53 @@ def finish(main):
 def serve(reporter):
     os.makedirs(WORK, exist_ok=True)
     os.chdir(WORK)
-    header, code, stdin, files = receive(reporter)
+    sys.path[0] = WORK
+    for name in HIDDEN:
+        os.environ.pop(name, None)
+    set_thread_stack()
+    requests = Requests()
+    stage = Stage()
+    write_all(1, READY)
+
+    stage, header, code, stdin, files = receive(reporter, requests, stage)
+    del requests
     reporter.arm(header["token"].encode())
-    me = os.getpid()
     try:
-        place(MAIN, 0o644, code)
+        stage.place(code)
         for path, mode, content in files:
             place(path, mode, content)
     except OSError as e:
         reporter.send({"setup": "%s: %s" % (e.filename or "files", e.strerror)})
         os._exit(71)
     del code
-    give_stdin(stdin)
+    if stdin:
+        give_stdin(stdin)
     del stdin
 
-    for name in HIDDEN:
-        os.environ.pop(name, None)
     os.environ.update(header["environment"])
     if "TZ" in header["environment"]:
         time.tzset()
     sys.argv[:] = ["main.py"] + header["args"]
     if hasattr(sys, "orig_argv"):
         sys.orig_argv[:] = ["python3", "main.py"] + header["args"]
-    sys.path[0] = WORK
-    open_stdio()
-    reseed()
     shadow(["main.py"] + [path for path, _, _ in files])
     del files
-    main = new_main()
-    set_thread_stack()
-    set_limits(header["limits"])
+    set_limits(header["limits"], stage.ceilings, stage.mapped)
     del header
 
-    main = [main]
-    status, exception, number = run(main[0])
-    if os.getpid() != me:
+    status, exception, number = run(stage)
+    if os.getpid() != stage.pid:
         # A child that the program forked and that came back up to here.
-        finish(main)
+        finish(stage)
         os._exit(status)
     try:
-        if not finish(main):
+        if not finish(stage):
             status = 120
     except BaseException:
         # Whatever the program has done to us, its end is reported; but what may
         # have lost output is no success.
         status = status or 120
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    body = {"exit_code": status, "user": used.ru_utime, "system": used.ru_stime}
+    body = {"exit_code": status}
     if exception:
         body["exception"] = exception
     if number:
@@ -617,6 +645,13 @@ def serve(reporter):
         os._exit(status)
 
 
+def settle():
+    """Make what is loaded by now no business of the program's."""
+    gc.collect()
+    gc.freeze()  # its collections need not look at it
+    PRELOADED.update(sys.modules)
+
+
 def boot(modules):
     reporter = Reporter()
     child = os.fork()
@@ -625,11 +660,7 @@ def boot(modules):
     os.setsid()
     for module in modules:
         __import__(module)
-    import gc
-    gc.collect()
-    gc.freeze()  # the program's collections need not look at what we loaded
-    PRELOADED.update(sys.modules)
-    write_all(1, READY)
+    settle()
     serve(reporter)
 
 

@@ -23,7 +23,13 @@ func TestConformanceRestored(t *testing.T) {
 	stateDir := t.TempDir()
 	r := open(t, stateDir)
 	c := class(t)
-	c.Warmup = "print(sorted([2, 1]))\nraise ValueError('warm')"
+	c.Warmup = `
+import sys
+sys.stdout.reconfigure(encoding="latin-1")
+print(sorted([2, 1]))
+print("warm", file=sys.stderr)
+raise ValueError("warm")
+`
 	isolationtest.Run(t, isolationtest.Harness{
 		Launcher:  func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.RestoreLauncher(c) },
 		Class:     c,

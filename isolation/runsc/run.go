@@ -33,6 +33,9 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	if spec.Limits.Disk != s.class.Ceiling.Disk {
 		return isolation.Result{}, errors.New("limit disk differs from the sandbox's, which cannot be changed any more")
 	}
+	// It wakes up while the limits are set. A failure shows as a sandbox that
+	// ends: nothing to add here.
+	_ = runner.WriteNotice(s.stdin)
 	cpuBefore, err := s.prepare(spec)
 	if err != nil {
 		return isolation.Result{}, fmt.Errorf("apply limits: %w", err)
@@ -41,7 +44,6 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	token := runner.NewToken()
 	start := time.Now()
 	go func() {
-		// A failure shows as a sandbox that ends: nothing to add here.
 		_ = runner.WriteRequest(s.stdin, token, spec)
 		s.stdin.Close()
 	}()
