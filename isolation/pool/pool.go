@@ -54,6 +54,10 @@ const (
 // calm is how long demand has to stay away before a shelf shrinks by one.
 const calm = 30 * time.Second
 
+// courtesy is how long the processors are left to a program before its
+// sandbox's replacement is started: two and a half times what a small one takes.
+const courtesy = 25 * time.Millisecond
+
 // A Pool is safe for concurrent use. Close it.
 type Pool struct {
 	Config

@@ -115,7 +115,7 @@ func (s *shelf) take(ctx context.Context) (isolation.Sandbox, bool, error) {
 		}
 		s.counts.Hits++
 		s.mu.Unlock()
-		s.fill()
+		s.fillLater()
 		return i.sandbox, true, nil
 	}
 	w := make(chan handover, 1)
@@ -147,6 +147,22 @@ func (s *shelf) take(ctx context.Context) (isolation.Sandbox, bool, error) {
 	// Something was handed over meanwhile.
 	h := <-w
 	return h.sandbox, false, h.err
+}
+
+// fillLater fills when the program that was just given a sandbox has had a
+// moment for itself: a start takes all the processor time that it can get, and
+// most programs are over sooner than it is. Who finds nothing ready does not
+// wait for this: a miss fills at once.
+func (s *shelf) fillLater() {
+	s.pool.wg.Add(1)
+	go func() {
+		defer s.pool.wg.Done()
+		select {
+		case <-time.After(courtesy):
+			s.fill()
+		case <-s.pool.ctx.Done():
+		}
+	}()
 }
 
 // fill starts what is missing: one for each waiter, and what should wait.

@@ -115,11 +115,13 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 	}
 	b.closeTheirs()
 	s.await(child.Wait)
+	s.reached("spawned")
 	if err := b.waitUp(ctx); err != nil {
 		_ = s.kill()
 		<-s.exited
 		return ctx.Err() == nil, fmt.Errorf("%w; it said %q", err, b.said())
 	}
+	s.reached("up")
 	conn, err := connect(s.dir)
 	if err != nil {
 		return false, err
@@ -138,6 +140,7 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 	if err != nil {
 		return false, fmt.Errorf("start container: %w; it said %q", err, b.said())
 	}
+	s.reached("running")
 	return false, nil
 }
 

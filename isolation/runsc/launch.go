@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,7 +89,7 @@ func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules []strin
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not ready after "+startTimeout.String()))
 	defer cancel()
-	s := &sandbox{id: newID(), class: c}
+	s := &sandbox{id: newID(), class: c, begun: time.Now()}
 	s.dir = filepath.Join(r.dir, s.id)
 	defer func() {
 		if err != nil {
@@ -117,7 +118,18 @@ func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules []strin
 			return nil, err
 		}
 	}
-	return s, s.waitReady(ctx)
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	s.reached("ready")
+	r.log.Debug("sandbox started", append([]any{"sandbox", s.id, "snapshot", snapshot != ""}, s.timeline...)...)
+	return s, nil
+}
+
+// reached notes how long it took to get here, and what it cost.
+func (s *sandbox) reached(stage string) {
+	cpu, _ := s.group.CPU()
+	s.timeline = append(s.timeline, slog.Group(stage, "wall", time.Since(s.begun).Round(100*time.Microsecond), "cpu", cpu.Round(100*time.Microsecond)))
 }
 
 // A booter starts the processes of sandboxes.
@@ -145,6 +157,9 @@ type sandbox struct {
 	exited                chan struct{} // nil: nothing was started
 	status                syscall.WaitStatus
 	waitErr               error // both are valid once exited is closed
+
+	begun    time.Time
+	timeline []any // for the log
 
 	used      bool
 	closeOnce sync.Once

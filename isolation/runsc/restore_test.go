@@ -274,3 +274,36 @@ func made(t *testing.T, dir string) time.Time {
 	assert.NilError(t, err)
 	return info.ModTime()
 }
+
+// One refill of a pool after the other, with the CPU time that the sandbox's
+// control group says it took, and the memory that it then holds.
+func BenchmarkRefill(b *testing.B) {
+	for name, options := range map[string]func(testing.TB, string) Options{"direct": options, "stock": stockOptions} {
+		for image, c := range map[string]isolation.Class{"bare": class(b), "preloaded": preloaded(b)} {
+			if c.Warmup == "" {
+				c.Warmup = "print(1)"
+			}
+			b.Run(name+"/"+image, func(b *testing.B) {
+				l := openWith(b, options(b, b.TempDir())).RestoreLauncher(c)
+				var cpu time.Duration
+				var memory int64
+				for i := -1; i < b.N; i++ {
+					if i == 0 { // the snapshot is there
+						b.ResetTimer()
+					}
+					s, err := l.Launch(b.Context())
+					assert.NilError(b, err)
+					if i >= 0 {
+						used, err := s.(*sandbox).group.CPU()
+						assert.NilError(b, err)
+						cpu += used
+						memory += s.(*sandbox).MemoryUse()
+					}
+					assert.NilError(b, s.Close())
+				}
+				b.ReportMetric(float64(cpu.Microseconds())/1e3/float64(b.N), "cpu-ms/op")
+				b.ReportMetric(float64(memory)/1e6/float64(b.N), "MB/sandbox")
+			})
+		}
+	}
+}

@@ -43,6 +43,7 @@ func main() {
 		}
 		os.Args = append(os.Args[:1], os.Args[6:]...)
 	}
+	prepareHeap()
 	cli.Run(nil, map[util.SubCommand]string{new(sentrycmd.Boot): ""}, nil)
 }
 
