@@ -8,6 +8,7 @@ package isolation
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 )
@@ -30,7 +31,7 @@ type Sandbox interface {
 	// The error is nil whenever the program ran, however badly it ended: exit
 	// codes, exceptions, timeouts and cancellation of ctx are Results. An error
 	// means that we failed, and that nothing may be concluded about the
-	// program.
+	// program. With ErrNotTaken the program was not even begun.
 	//
 	// Run returns without waiting for the sandbox to be gone; that is Close.
 	Run(ctx context.Context, s Spec, out Output) (Result, error)
@@ -40,6 +41,10 @@ type Sandbox interface {
 	// error names what could not be removed.
 	Close() error
 }
+
+// ErrNotTaken says that a sandbox was dead or did not answer when it was to be
+// given a program. The program can be given to another.
+var ErrNotTaken = errors.New("the sandbox has not taken the program")
 
 // A Class is what a sandbox has to be started with: what cannot be changed any
 // more when a program is handed over.

@@ -29,13 +29,82 @@ PRELOADED = set()
 from builtins import *
 
 import os
+import _signal  # what is behind signal, without its enumerations
+import fcntl
+import mmap
+
+MARK = b"\x00csb-end "           # + token + b" "; then, on stdout, length and JSON
+
+
+def write_all(fd, data):
+    while data:
+        data = data[os.write(fd, data):]
+
+
+class Reporter:
+    """Writes the end frame, once, on descriptors the program does not know."""
+
+    def __init__(self):
+        # Shared with init: the token, so that init can speak for a dead child.
+        self.shared = mmap.mmap(-1, 4096)
+        self.out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 1000)
+        self.err = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 1000)
+
+    def arm(self, token):
+        self.shared[:len(token)] = token
+
+    def send(self, data):
+        mark = MARK + self.shared[:32] + b" "
+        write_all(self.err, mark)
+        write_all(self.out, mark + len(data).to_bytes(4, "big") + data)
+        self.shared[0] = 0  # init need not speak
+
+
+def init(child, reporter):
+    """Process 1: reap until the program is gone, then end the sandbox."""
+    for number in range(1, _signal.NSIG):
+        if number in (_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD):
+            continue
+        try:
+            _signal.signal(number, _signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+    os.close(0)
+    while True:
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except InterruptedError:
+            continue
+        if pid == child:
+            break
+    if os.WIFSIGNALED(status):
+        body, code = b'{"signal": %d}' % os.WTERMSIG(status), 128 + os.WTERMSIG(status)
+    else:
+        code = os.WEXITSTATUS(status)
+        body = b'{"exit_code": %d}' % code
+    if reporter.shared[0]:
+        try:
+            reporter.send(body)
+        except OSError:
+            pass
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    # As early as can be: what process 1 has in memory, each sandbox has twice.
+    reporter = Reporter()
+    child = os.fork()
+    if child:
+        init(child, reporter)
+    os.setsid()
+
+# From here on it is the interpreter that waits.
+
 import atexit
 import ctypes
-import fcntl
 import gc
 import io
 import json
-import mmap
 import resource
 import signal
 import struct
@@ -48,7 +117,6 @@ NOTICE = b"CSBN"
 READY = b"CSB1 ready\n"
 WORK = "/tmp/work"
 MAIN = WORK + "/main.py"
-MARK = b"\x00csb-end "           # + token + b" "; then, on stdout, length and JSON
 HIDDEN = ("MALLOC_ARENA_MAX",)  # ours, not the program's
 THREAD_STACK = 2 << 20
 TEXT_MAX = 32 << 10             # per text field of the end frame
@@ -61,11 +129,6 @@ def bounded(text, limit=TEXT_MAX):
         return text
     half = limit // 2
     return text[:half] + "\n[... %d characters cut ...]\n" % (len(text) - 2 * half) + text[-half:]
-
-
-def write_all(fd, data):
-    while data:
-        data = data[os.write(fd, data):]
 
 
 class Requests:
@@ -99,56 +162,6 @@ class Requests:
 
     def number(self):
         return struct.unpack(">I", self.read(4))[0]
-
-
-class Reporter:
-    """Writes the end frame, once, on descriptors the program does not know."""
-
-    def __init__(self):
-        # Shared with init: the token, so that init can speak for a dead child.
-        self.shared = mmap.mmap(-1, 4096)
-        self.out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 1000)
-        self.err = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 1000)
-
-    def arm(self, token):
-        self.shared[:len(token)] = token
-
-    def send(self, body):
-        mark = MARK + self.shared[:32] + b" "
-        data = json.dumps(body).encode()
-        write_all(self.err, mark)
-        write_all(self.out, mark + struct.pack(">I", len(data)) + data)
-        self.shared[0] = 0  # init need not speak
-
-
-def init(child, reporter):
-    """Process 1: reap until the program is gone, then end the sandbox."""
-    for number in range(1, signal.NSIG):
-        if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
-            continue
-        try:
-            signal.signal(number, signal.SIG_IGN)
-        except (OSError, ValueError):
-            pass
-    os.close(0)
-    while True:
-        try:
-            pid, status = os.waitpid(-1, 0)
-        except InterruptedError:
-            continue
-        if pid == child:
-            break
-    if os.WIFSIGNALED(status):
-        body, code = {"signal": os.WTERMSIG(status)}, 128 + os.WTERMSIG(status)
-    else:
-        code = os.WEXITSTATUS(status)
-        body = {"exit_code": code}
-    if reporter.shared[0]:
-        try:
-            reporter.send(body)
-        except OSError:
-            pass
-    os._exit(code)
 
 
 class Stdout(io.TextIOWrapper):
@@ -310,6 +323,7 @@ def receive(reporter, requests, stage):
     while True:
         kind = requests.read(4)
         if kind == NOTICE:
+            write_all(1, READY)
             continue
         if kind != WARM:
             break
@@ -604,7 +618,7 @@ def serve(reporter):
         for path, mode, content in files:
             place(path, mode, content)
     except OSError as e:
-        reporter.send({"setup": "%s: %s" % (e.filename or "files", e.strerror)})
+        reporter.send(json.dumps({"setup": "%s: %s" % (e.filename or "files", e.strerror)}).encode())
         os._exit(71)
     del code
     if stdin:
@@ -640,7 +654,7 @@ def serve(reporter):
     if number:
         body["signal"] = number
     try:
-        reporter.send(body)
+        reporter.send(json.dumps(body).encode())
     finally:
         os._exit(status)
 
@@ -652,17 +666,8 @@ def settle():
     PRELOADED.update(sys.modules)
 
 
-def boot(modules):
-    reporter = Reporter()
-    child = os.fork()
-    if child:
-        init(child, reporter)
-    os.setsid()
-    for module in modules:
+if __name__ == "__main__":
+    for module in sys.argv[1:]:
         __import__(module)
     settle()
     serve(reporter)
-
-
-if __name__ == "__main__":
-    boot(sys.argv[1:])

@@ -15,6 +15,10 @@ import (
 // memory kills: what a program can exceed its CPU time by, per processor.
 const pollEvery = 20 * time.Millisecond
 
+// answerTimeout bounds the time in which a waiting sandbox answers, which it
+// does within a millisecond or two unless the host is overloaded.
+const answerTimeout = 5 * time.Second
+
 // settle bounds the time from the death of a sandbox to the end of its output.
 const settle = 10 * time.Second
 
@@ -33,12 +37,19 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	if spec.Limits.Disk != s.class.Ceiling.Disk {
 		return isolation.Result{}, errors.New("limit disk differs from the sandbox's, which cannot be changed any more")
 	}
-	// It wakes up while the limits are set. A failure shows as a sandbox that
-	// ends: nothing to add here.
-	_ = runner.WriteNotice(s.stdin)
+	// It wakes up while the limits are set.
+	noticed := runner.WriteNotice(s.stdin)
 	cpuBefore, err := s.prepare(spec)
 	if err != nil {
 		return isolation.Result{}, fmt.Errorf("apply limits: %w", err)
+	}
+	switch err := errors.Join(noticed, s.answer(ctx)); {
+	case ctx.Err() != nil:
+		res := isolation.Forced(isolation.StatusCancelled)
+		res.Usage = s.usage(cpuBefore)
+		return res, s.kill()
+	case err != nil:
+		return isolation.Result{}, fmt.Errorf("%w: %w", isolation.ErrNotTaken, err)
 	}
 
 	token := runner.NewToken()
@@ -68,6 +79,18 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	res.Duration = duration
 	res.Usage = s.usage(cpuBefore)
 	return res, nil
+}
+
+// answer waits for the runner's answer to a notice: a sandbox that died or
+// hangs since it was ready is found out before it has the program.
+func (s *sandbox) answer(ctx context.Context) error {
+	_ = s.stdout.SetReadDeadline(time.Now().Add(answerTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = s.stdout.SetReadDeadline(time.Now()) })
+	defer stop()
+	if err := runner.WaitReady(s.stdout); err != nil {
+		return err
+	}
+	return s.stdout.SetReadDeadline(time.Time{})
 }
 
 // prepare sets the control group to the request's limits and returns the CPU

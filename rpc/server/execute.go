@@ -23,6 +23,10 @@ import (
 	"github.com/fcarli/codesandbox/rpc/server/queue"
 )
 
+// attempts bounds how many sandboxes are tried when they do not take the
+// program.
+const attempts = 3
+
 // execute runs one program from request to answer.
 func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw json.RawMessage) (_ any, failed *rpc.Error) {
 	s := c.server
@@ -60,30 +64,35 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 	defer release()
 	admitted := time.Now()
 
-	sandbox, warm, err := s.Sandboxes.Take(ctx, Class(image, profile, spec.Limits.Disk))
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, cancelled(ctx)
-		}
-		s.health.failed(err)
-		log.Error("no sandbox", "image", image.Name, "error", err)
-		return nil, internal(id)
-	}
-	s.health.worked()
-	s.background.Add(1)
-	// Removing a sandbox takes time that the caller need not wait for.
-	defer func() {
-		go func() {
-			defer s.background.Done()
-			if err := sandbox.Close(); err != nil {
-				log.Error("sandbox not removed", "error", err)
-			}
-		}()
-	}()
-	started := time.Now()
-
 	stdout, stderr := isolation.NewCapture(spec.Limits.Output), isolation.NewCapture(spec.Limits.Output)
-	result, err := sandbox.Run(ctx, spec, isolation.Output{Stdout: stdout, Stderr: stderr})
+	var result isolation.Result
+	var warm bool
+	var started time.Time
+	for attempt := 1; ; attempt++ {
+		var sandbox isolation.Sandbox
+		sandbox, warm, err = s.Sandboxes.Take(ctx, Class(image, profile, spec.Limits.Disk))
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, cancelled(ctx)
+			}
+			s.health.failed(err)
+			log.Error("no sandbox", "image", image.Name, "error", err)
+			return nil, internal(id)
+		}
+		started = time.Now()
+		result, err = sandbox.Run(ctx, spec, isolation.Output{Stdout: stdout, Stderr: stderr})
+		if attempt == attempts || !errors.Is(err, isolation.ErrNotTaken) {
+			defer s.remove(log, sandbox)
+			break
+		}
+		log.Warn("another sandbox is taken", "error", err)
+		s.remove(log, sandbox)
+	}
+	if errors.Is(err, isolation.ErrNotTaken) {
+		s.health.failed(err)
+	} else {
+		s.health.worked()
+	}
 	var setup *isolation.SetupError
 	switch {
 	case errors.As(err, &setup):
@@ -107,6 +116,18 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 		"queue", admitted.Sub(received), "start", started.Sub(admitted), "run", result.Duration, "cpu", result.Usage.CPU,
 		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer), "warm", warm)
 	return answer, nil
+}
+
+// remove closes a sandbox in the background: it takes time that the caller need
+// not wait for.
+func (s *Server) remove(log *slog.Logger, sandbox isolation.Sandbox) {
+	s.background.Add(1)
+	go func() {
+		defer s.background.Done()
+		if err := sandbox.Close(); err != nil {
+			log.Error("sandbox not removed", "error", err)
+		}
+	}()
 }
 
 // Class is what a sandbox is started with for a request of the profile: the

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/sentry/state/checkpointfiles"
 	"gvisor.dev/gvisor/runsc/cli"
@@ -28,8 +29,7 @@ func main() {
 	if len(os.Args) < 2 {
 		fail(errors.New("this program is started by csbd"))
 	}
-	switch os.Args[1] {
-	case "spawn":
+	if os.Args[1] == "spawn" {
 		if len(os.Args) != 3 {
 			fail(errors.New("spawn takes one argument"))
 		}
@@ -37,17 +37,20 @@ func main() {
 			fail(err)
 		}
 		return
-	case "restore":
-		if err := serveSnapshot(os.Args[2:]); err != nil {
+	}
+	heap := prepareHeap()
+	if os.Args[1] == "restore" {
+		loaded := func() { time.AfterFunc(started, heap.tidy) }
+		if err := serveSnapshot(os.Args[2:], loaded); err != nil {
 			fail(err)
 		}
 		os.Args = append(os.Args[:1], os.Args[6:]...)
 	}
-	prepareHeap()
 	cli.Run(nil, map[util.SubCommand]string{new(sentrycmd.Boot): ""}, nil)
 }
 
-func serveSnapshot(args []string) error {
+// serveSnapshot starts to serve the snapshot, and calls done when it was read.
+func serveSnapshot(args []string, done func()) error {
 	names := []string{"", checkpointfiles.StateFileName, checkpointfiles.PagesMetadataFileName, checkpointfiles.PagesFileName}
 	if len(args) < len(names) {
 		return fmt.Errorf("restore needs %d descriptors", len(names))
@@ -62,7 +65,7 @@ func serveSnapshot(args []string) error {
 	}
 	socket := files[""]
 	delete(files, "")
-	return pageserver.Serve(socket, files, func() {})
+	return pageserver.Serve(socket, files, done)
 }
 
 func fail(err error) {
