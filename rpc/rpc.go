@@ -285,9 +285,21 @@ type Pool struct {
 	Age        float64 `json:"age"`
 	// Memory that those waiting hold, in bytes.
 	Memory int64 `json:"memory"`
+	// Snapshot is what sandboxes are restored from: SnapshotReady, or
+	// SnapshotMaking, during which a start takes seconds, or SnapshotNone.
+	Snapshot string `json:"snapshot"`
+	// SnapshotAge is how long ago it was made, or its making began, in seconds.
+	SnapshotAge float64 `json:"snapshot_age"`
 	// Problem says that the last start failed.
 	Problem string `json:"problem,omitempty"`
 }
+
+// What Pool.Snapshot can be.
+const (
+	SnapshotNone   = "none"
+	SnapshotMaking = "making"
+	SnapshotReady  = "ready"
+)
 
 // A Caller is a peer as the kernel and the group database describe it.
 type Caller struct {

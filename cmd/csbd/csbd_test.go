@@ -148,32 +148,44 @@ func TestCheck(t *testing.T) {
 func TestRefusesToStart(t *testing.T) {
 	t.Parallel()
 	servertest.NeedRoot(t)
-	script := func(text string) string {
-		file := filepath.Join(servertest.Dir(t), "runsc")
+	script := func(name, text string) string {
+		file := filepath.Join(servertest.Dir(t), name)
 		assert.NilError(t, os.WriteFile(file, []byte("#!/bin/sh\n"+text), 0o755))
-		return "CSBD_RUNSC=" + file
+		return file
 	}
-	for _, test := range []struct {
+	const broken = `[ "$1" = --version ] && { echo runsc version broken; exit; }; `
+	const lava = broken + `echo "the floor is lava" >&2; exit 128`
+	type row struct {
 		name, policy, variable string
 		says                   []string
-	}{
+	}
+	rows := []row{
 		{"policy is wrong", "version: 1\nprofiles: {default: {memory: much}}\nrules: []\n", "", []string{"policy.yaml:2: profiles.default.memory: ", "much"}},
 		{"policy has a future version", "version: 2\nprofiles: {default: {}}\nrules: []\n", "", []string{"policy.yaml:1: version: "}},
 		{"no policy", "", "CSBD_POLICY=/nonexistent/policy.yaml", []string{"/nonexistent/policy.yaml", "no such file"}},
-		{"no runsc", "", "CSBD_RUNSC=/nonexistent/runsc", []string{"/nonexistent/runsc", "no such file"}},
-		{"runsc does nothing", "", "CSBD_RUNSC=/bin/false", []string{"/bin/false --version", "exit status 1"}},
-		{"runsc is something else", "", "CSBD_RUNSC=/bin/true", []string{"/bin/true --version", "unexpected output"}},
-		{"runsc cannot run", "", script(`[ "$1" = --version ] && { echo runsc version broken; exit; }; echo "the floor is lava" >&2; exit 128`),
-			[]string{"self-test of profile default", "the floor is lava"}},
-		{"runsc runs something else", "", script(`[ "$1" = --version ] && { echo runsc version broken; exit; }; echo hello`),
-			[]string{"self-test of profile default"}},
 		{"state directory cannot be made", "", "CSBD_STATE_DIR=/proc/csbd", []string{"/proc/csbd"}},
-	} {
+		{"no such launcher", "", "CSBD_LAUNCHER=magic", []string{"CSBD_LAUNCHER", "magic"}},
+		{"runsc cannot run", "", "CSBD_RUNSC=" + script("runsc", lava), []string{"self-test of profile default", "the floor is lava"}},
+		{"runsc runs something else", "", "CSBD_RUNSC=" + script("runsc", broken+"echo hello"), []string{"self-test of profile default"}},
+		{"sentry cannot run", "", "CSBD_SENTRY=" + script("csbd-sentry", lava), []string{"prepare namespaces", "the floor is lava"}},
+		// It ends well, and has prepared nothing.
+		{"sentry does nothing", "", "CSBD_SENTRY=" + script("csbd-sentry", broken), []string{"prepare namespaces"}},
+	}
+	for _, variable := range []string{"CSBD_RUNSC", "CSBD_SENTRY"} {
+		rows = append(rows,
+			row{variable + " does not exist", "", variable + "=/nonexistent/runsc", []string{"/nonexistent/runsc", "no such file"}},
+			row{variable + " does nothing", "", variable + "=/bin/false", []string{"/bin/false --version", "exit status 1"}},
+			row{variable + " is something else", "", variable + "=/bin/true", []string{"/bin/true --version", "unexpected output"}})
+	}
+	for _, test := range rows {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			o := servertest.Options{Policy: test.policy, Unready: true}
 			if test.variable != "" {
 				o.Env = []string{test.variable}
+			}
+			if strings.HasPrefix(test.variable, "CSBD_RUNSC=") {
+				o.Env = append(o.Env, "CSBD_LAUNCHER=stock")
 			}
 			d := servertest.Start(t, o)
 			assert.Equal(t, d.Wait(t), 1)

@@ -107,6 +107,14 @@ func (s *source) status() []rpc.Pool {
 			Hits: st.Hits, Misses: st.Misses, Launched: st.Launched, Failed: st.Failed, Died: st.Died,
 			RefillTime: st.Refill.Seconds(), Age: st.Oldest.Seconds(), Memory: st.Memory,
 		}
+		switch snapshot := s.runtime.SnapshotState(st.Class); {
+		case snapshot.Since.IsZero():
+			p.Snapshot = rpc.SnapshotNone
+		case snapshot.Making:
+			p.Snapshot, p.SnapshotAge = rpc.SnapshotMaking, time.Since(snapshot.Since).Seconds()
+		default:
+			p.Snapshot, p.SnapshotAge = rpc.SnapshotReady, time.Since(snapshot.Since).Seconds()
+		}
 		if st.Problem != nil {
 			p.Problem = "the last sandbox could not be started; csbd's log says why"
 		}

@@ -165,7 +165,7 @@ func TestPrivileges(t *testing.T) {
 		s, err := l.Launch(t.Context())
 		assert.NilError(t, err)
 		t.Cleanup(func() { assert.Check(t, s.Close()) })
-		time.Sleep(200 * time.Millisecond) // what was only for the start is gone
+		time.Sleep(time.Second) // what was only for the start is gone
 		return s
 	}
 	stockRuntime, r := openWith(t, stockOptions(t, t.TempDir())), open(t, t.TempDir())

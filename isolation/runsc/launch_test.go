@@ -2,6 +2,7 @@ package runsc
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -129,7 +130,7 @@ func TestSandboxThatIsKilledFromOutside(t *testing.T) {
 	assert.NilError(t, launched.(*sandbox).kill())
 	start := time.Now()
 	res, err := launched.Run(t.Context(), spec, isolation.Output{Stdout: discard{}, Stderr: discard{}})
-	assert.Check(t, err != nil, "a dead sandbox ran a program: %+v", res)
+	assert.Check(t, errors.Is(err, isolation.ErrNotTaken), "a dead sandbox ran a program: %v, %+v", err, res)
 	assert.Check(t, time.Since(start) < 5*time.Second)
 	assert.NilError(t, launched.Close())
 
@@ -141,6 +142,34 @@ func TestSandboxThatIsKilledFromOutside(t *testing.T) {
 	assert.Check(t, time.Since(start) < 10*time.Second)
 	assert.NilError(t, launched.Close())
 	clean(t, r, stateDir)
+}
+
+// A sandbox that hangs is not given the program, and says so in time.
+func TestSandboxThatHangs(t *testing.T) {
+	stateDir := t.TempDir()
+	r := open(t, stateDir)
+	spec := isolation.Spec{ID: "hangs", Code: []byte("print(1)"), Limits: isolationtest.Ceiling}
+	for _, cancelled := range []bool{false, true} {
+		s, err := r.Launcher(class(t), nil).Launch(t.Context())
+		assert.NilError(t, err)
+		assert.NilError(t, unix.Kill(sentryOf(t, s), unix.SIGSTOP))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if cancelled {
+			time.AfterFunc(200*time.Millisecond, cancel)
+		}
+		start := time.Now()
+		res, err := s.Run(ctx, spec, isolation.Output{Stdout: discard{}, Stderr: discard{}})
+		if cancelled {
+			assert.Check(t, err)
+			assert.Check(t, cmp.Equal(res.Status, isolation.StatusCancelled))
+		} else {
+			assert.Check(t, errors.Is(err, isolation.ErrNotTaken), "%v %+v", err, res)
+		}
+		assert.Check(t, time.Since(start) < answerTimeout+2*time.Second)
+		assert.NilError(t, s.Close())
+		clean(t, r, stateDir)
+	}
 }
 
 type discard struct{}

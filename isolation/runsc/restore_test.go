@@ -17,28 +17,6 @@ import (
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
 )
 
-// Sandboxes from snapshots, rehearsed as those of a pool are, pass the suite
-// that cold ones pass.
-func TestConformanceRestored(t *testing.T) {
-	stateDir := t.TempDir()
-	r := open(t, stateDir)
-	c := class(t)
-	c.Warmup = `
-import sys
-sys.stdout.reconfigure(encoding="latin-1")
-print(sorted([2, 1]))
-print("warm", file=sys.stderr)
-raise ValueError("warm")
-`
-	isolationtest.Run(t, isolationtest.Harness{
-		Launcher:  func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.RestoreLauncher(c) },
-		Class:     c,
-		Leftovers: r.Leftovers,
-		StateDir:  stateDir,
-		Python:    samePython(t),
-	})
-}
-
 // preloaded is the class that csbd's pool keeps: modules imported, warmed up.
 func preloaded(t testing.TB) isolation.Class {
 	c := class(t)

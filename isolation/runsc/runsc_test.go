@@ -40,18 +40,48 @@ func class(t testing.TB) isolation.Class {
 	return isolation.Class{Image: image.Path, Digest: image.Digest, Ceiling: isolationtest.Ceiling}
 }
 
+// TestConformance holds every way to get a sandbox to the same suite: from a
+// snapshot, rehearsed as a pool's are, and cold; started directly and by
+// runsc's command line.
 func TestConformance(t *testing.T) {
-	stateDir := t.TempDir()
-	r := open(t, stateDir)
-	assert.DeepEqual(t, r.Unenforceable(), []string(nil))
-	isolationtest.Run(t, isolationtest.Harness{
-		Launcher:  func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.Launcher(c, nil) },
-		Class:     class(t),
-		Leftovers: r.Leftovers,
-		StateDir:  stateDir,
-		Python:    samePython(t),
-	})
+	for _, way := range []struct {
+		name     string
+		options  func(testing.TB, string) Options
+		restored bool
+	}{
+		{"direct restored", options, true},
+		{"direct cold", options, false},
+		{"stock restored", stockOptions, true},
+		{"stock cold", stockOptions, false},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			stateDir := t.TempDir()
+			r := openWith(t, way.options(t, stateDir))
+			assert.DeepEqual(t, r.Unenforceable(), []string(nil))
+			h := isolationtest.Harness{
+				Launcher:  func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.Launcher(c, nil) },
+				Class:     class(t),
+				Leftovers: r.Leftovers,
+				StateDir:  stateDir,
+				Python:    samePython(t),
+			}
+			if way.restored {
+				h.Launcher = func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.RestoreLauncher(c) }
+				h.Class.Warmup = rehearsal
+			}
+			isolationtest.Run(t, h)
+		})
+	}
 }
+
+// rehearsal is a warm-up that tries to leave something behind.
+const rehearsal = `
+import sys
+sys.stdout.reconfigure(encoding="latin-1")
+print(sorted([2, 1]))
+print("warm", file=sys.stderr)
+raise ValueError("warm")
+`
 
 // samePython is the host's Python if it has the version of the image's.
 func samePython(t testing.TB) string {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fcarli/codesandbox/isolation"
@@ -38,6 +39,29 @@ type snapshot struct {
 	dir  string     // "" until it is usable
 	made time.Time
 	seen map[string]fileState // of the files, when they were checked
+
+	state atomic.Pointer[SnapshotState]
+}
+
+// A SnapshotState says whether there is a snapshot.
+type SnapshotState struct {
+	// Making says that it is being made, since Since. Otherwise it was made then;
+	// the zero time means that there is none yet.
+	Making bool
+	Since  time.Time
+}
+
+// SnapshotState of a class.
+func (r *Runtime) SnapshotState(c isolation.Class) SnapshotState {
+	r.snapshots.mu.Lock()
+	snap := r.snapshots.known[c]
+	r.snapshots.mu.Unlock()
+	if snap != nil {
+		if state := snap.state.Load(); state != nil {
+			return *state
+		}
+	}
+	return SnapshotState{}
 }
 
 // manifest says what a snapshot's files have to be.
@@ -133,7 +157,10 @@ func (s *snapshots) get(ctx context.Context, c isolation.Class) (string, error) 
 	}
 	snap.dir = ""
 	start := time.Now()
+	snap.state.Store(&SnapshotState{Making: true, Since: start})
+	s.runtime.log.Info("making snapshot", "snapshot", key, "image", c.Digest, "preload", c.Preload)
 	if err := s.make(ctx, c, key, dir); err != nil {
+		snap.state.Store(nil)
 		return "", fmt.Errorf("make snapshot %s: %w", key, err)
 	}
 	s.runtime.log.Info("snapshot made", "snapshot", key, "image", c.Digest, "preload", c.Preload, "duration", time.Since(start).Round(time.Millisecond))
@@ -157,6 +184,7 @@ func (s *snapshot) adopt(dir string, made time.Time) error {
 		return err
 	}
 	s.dir, s.made, s.seen = dir, made, seen
+	s.state.Store(&SnapshotState{Since: made})
 	return nil
 }
 

@@ -23,9 +23,12 @@ import (
 	"github.com/fcarli/codesandbox/rpc/server/queue"
 )
 
-// attempts bounds how many sandboxes are tried when they do not take the
-// program.
-const attempts = 3
+// Bounds of trying further sandboxes when one does not take the program:
+// because it died, as all do when their spawner dies, or because it hangs.
+const (
+	attempts     = 20
+	attemptsTime = 15 * time.Second
+)
 
 // execute runs one program from request to answer.
 func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw json.RawMessage) (_ any, failed *rpc.Error) {
@@ -81,7 +84,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 		}
 		started = time.Now()
 		result, err = sandbox.Run(ctx, spec, isolation.Output{Stdout: stdout, Stderr: stderr})
-		if attempt == attempts || !errors.Is(err, isolation.ErrNotTaken) {
+		if !errors.Is(err, isolation.ErrNotTaken) || attempt == attempts || time.Since(admitted) > attemptsTime {
 			defer s.remove(log, sandbox)
 			break
 		}

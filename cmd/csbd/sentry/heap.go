@@ -45,6 +45,7 @@ func prepareHeap() heap {
 }
 
 // tidy gives back what only the start needed: a sandbox may wait for hours.
+// The collection also closes a descriptor or two that gVisor leaves to it.
 func (h heap) tidy() {
 	debug.FreeOSMemory()
 	// A huge page of which a part was given back stays whole, and charged, until

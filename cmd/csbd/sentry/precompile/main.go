@@ -5,6 +5,15 @@
 //
 // Only the programs that csbd's sentries may use are written: others are
 // compiled at the start as ever.
+//
+// It starts itself anew as the first process of a PID namespace, which is what
+// a sentry is: gVisor's rules for systrap contain the process ID of whoever
+// compiles them (pkg/sentry/platform/systrap/filters.go, RT_TGSIGQUEUEINFO).
+//
+// With the argument "compile" it compiles the filter of a csbd sentry on
+// systrap as a sentry would at its start, and writes its instructions for the
+// test that compares: first the value that stands for the control socket's
+// descriptor, then "code jt jf k" in each line.
 package main
 
 import (
@@ -13,8 +22,12 @@ import (
 	"go/format"
 	"log"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 
+	"gvisor.dev/gvisor/pkg/seccomp"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
 )
 
@@ -58,7 +71,56 @@ func used(key string) bool {
 	return strings.Contains(key, `Platform="systrap"`) || strings.Contains(key, `Platform="kvm"`)
 }
 
+// controlFD stands for a number that is known at the start only.
+const controlFD = 0x7a11ed
+
+func compile() error {
+	systrap, err := platform.Lookup("systrap")
+	if err != nil {
+		return err
+	}
+	options := config.Options{Platform: systrap.PrecompiledSeccompInfo()[0], ControllerFD: controlFD}
+	rules, deny := config.Rules(options)
+	program := seccomp.Program{
+		RuleSets: []seccomp.RuleSet{{Rules: deny}, {Rules: rules, Action: seccomp.Allow}},
+		Options:  config.SeccompOptions(options),
+	}
+	instructions, _, err := program.Build()
+	if err != nil {
+		return err
+	}
+	fmt.Println(controlFD)
+	for _, i := range instructions {
+		fmt.Println(i.OpCode, i.JumpIfTrue, i.JumpIfFalse, i.K)
+	}
+	return nil
+}
+
+// becomeFirst returns in a process that is the first of its PID namespace.
+func becomeFirst() {
+	if os.Getpid() == 1 {
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+	}
+	if err := cmd.Run(); err != nil {
+		log.Fatalf("start anew in a PID namespace: %v", err)
+	}
+	os.Exit(0)
+}
+
 func main() {
+	becomeFirst()
+	if len(os.Args) == 2 && os.Args[1] == "compile" {
+		if err := compile(); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	programs, err := config.PrecompiledPrograms()
 	if err != nil {
 		log.Fatal(err)
