@@ -101,8 +101,8 @@ func TestHelp(t *testing.T) {
 		code, help, stderr := csbd(t, nil, flag)
 		assert.Equal(t, code, 0)
 		assert.Equal(t, stderr, "")
-		for _, name := range []string{"SOCKET", "SOCKET_MODE", "SOCKET_GROUP", "POLICY", "STATE_DIR", "IMAGE_DIR", "RUNSC",
-			"CGROUP", "EXECUTIONS", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
+		for _, name := range []string{"SOCKET", "SOCKET_MODE", "SOCKET_GROUP", "POLICY", "STATE_DIR", "IMAGE_DIR", "LAUNCHER", "SENTRY", "RUNSC",
+			"PLATFORM", "CGROUP", "EXECUTIONS", "LAUNCHES", "POOL_MEMORY", "SANDBOX_AGE", "SNAPSHOT_AGE", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
 			documented := false
 			for line := range strings.Lines(help) {
 				fields := strings.Fields(line)

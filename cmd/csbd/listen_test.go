@@ -190,7 +190,7 @@ func TestActivation(t *testing.T) {
 		path := filepath.Join(dir, "csbd.sock")
 		command := []string{tool, "--listen=" + path}
 		// It passes on what it is told to, and waits for a first connection.
-		for _, name := range []string{"CSBD_SOCKET", "CSBD_POLICY", "CSBD_STATE_DIR", "CSBD_IMAGE_DIR", "CSBD_RUNSC", "CSBD_LOG_FORMAT", "CSBD_CGROUP"} {
+		for _, name := range []string{"CSBD_SOCKET", "CSBD_POLICY", "CSBD_STATE_DIR", "CSBD_IMAGE_DIR", "CSBD_RUNSC", "CSBD_SENTRY", "CSBD_LOG_FORMAT", "CSBD_CGROUP"} {
 			if name != "CSBD_CGROUP" || os.Getenv(name) != "" {
 				command = append(command, "--setenv="+name)
 			}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,23 +45,14 @@ func waitFull(t testing.TB, d *servertest.Daemon) rpc.Pool {
 // sentries are the processes of the waiting sandboxes that speak with the host.
 func sentries(t testing.TB, d *servertest.Daemon) (pids []int) {
 	t.Helper()
-	seen := map[int]bool{}
-	for _, dir := range d.Cgroups() {
-		groups, err := filepath.Glob(dir + "/*/cgroup.procs")
-		assert.NilError(t, err)
-		for _, group := range groups {
-			lines, _ := os.ReadFile(group)
-			for _, line := range strings.Fields(string(lines)) {
-				pid, err := strconv.Atoi(line)
-				assert.NilError(t, err)
-				command, _ := os.ReadFile("/proc/" + line + "/cmdline")
-				// Its guests' processes have the same command line, and a tracer.
-				state, _ := os.ReadFile("/proc/" + line + "/status")
-				if !seen[pid] && strings.HasPrefix(string(command), "runsc-sandbox\x00") && strings.Contains(string(state), "TracerPid:\t0\n") {
-					seen[pid] = true
-					pids = append(pids, pid)
-				}
-			}
+	for _, process := range d.Processes() {
+		pid, command, _ := strings.Cut(process, ": ")
+		// Its guests' processes have the same command line, and a tracer.
+		state, _ := os.ReadFile("/proc/" + pid + "/status")
+		if strings.HasPrefix(command, "runsc-sandbox ") && strings.Contains(string(state), "TracerPid:\t0\n") {
+			n, err := strconv.Atoi(pid)
+			assert.NilError(t, err)
+			pids = append(pids, n)
 		}
 	}
 	return pids

@@ -324,14 +324,26 @@ func (d *Daemon) Cgroups() []string {
 	return found
 }
 
-// Processes lists the processes that name csbd's directory: its sandboxes'.
+// Processes lists, as "PID: COMMAND LINE", the processes that csbd has started:
+// those in its control groups, and those that name its directory.
 func (d *Daemon) Processes() []string {
+	ours := map[string]bool{}
+	for _, dir := range d.Cgroups() {
+		groups, _ := filepath.Glob(dir + "/*/cgroup.procs")
+		for _, group := range groups {
+			lines, _ := os.ReadFile(group)
+			for _, pid := range strings.Fields(string(lines)) {
+				ours[pid] = true
+			}
+		}
+	}
 	var found []string
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
+		pid := filepath.Base(filepath.Dir(file))
 		line, err := os.ReadFile(file)
-		if err == nil && bytes.Contains(line, []byte(d.StateDir)) {
-			found = append(found, filepath.Base(filepath.Dir(file))+": "+string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		if err == nil && (ours[pid] || bytes.Contains(line, []byte(d.StateDir))) {
+			found = append(found, pid+": "+string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
 		}
 	}
 	return found
