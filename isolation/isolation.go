@@ -31,7 +31,7 @@ type Sandbox interface {
 	// The error is nil whenever the program ran, however badly it ended: exit
 	// codes, exceptions, timeouts and cancellation of ctx are Results. An error
 	// means that we failed, and that nothing may be concluded about the
-	// program. With ErrNotTaken the program was not even begun.
+	// program. With ErrNotTaken it has not begun, or was ended as it began.
 	//
 	// Run returns without waiting for the sandbox to be gone; that is Close.
 	Run(ctx context.Context, s Spec, out Output) (Result, error)

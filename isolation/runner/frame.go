@@ -11,10 +11,11 @@
 //	         of them, before the request. One, empty or not, has to follow each
 //	         restore from a snapshot: the runner then renews what is random
 //	notice   "CSBN": a request is about to come. It wakes the runner, which takes
-//	         an idle sandbox a millisecond or two, and is answered with another
-//	         ready line: who does not answer is given no request
+//	         an idle sandbox a millisecond or two, and has no answer
 //	request  "CSB1", 4 bytes big-endian length, that many bytes of JSON (header),
-//	         then code, stdin and each file's content, of the lengths it states
+//	         then code, stdin and each file's content, of the lengths it states.
+//	         When it has the header the runner says that it has taken the request,
+//	         by one more ready line, which no program can have written
 //	end      on stdout: NUL "csb-end " token " ", 4 bytes big-endian length,
 //	         that many bytes of JSON (End)
 //	         on stderr: NUL "csb-end " token " "

@@ -323,7 +323,6 @@ def receive(reporter, requests, stage):
     while True:
         kind = requests.read(4)
         if kind == NOTICE:
-            write_all(1, READY)
             continue
         if kind != WARM:
             break
@@ -340,6 +339,7 @@ def receive(reporter, requests, stage):
         sys.stderr.write("runner: bad request frame\n")
         os._exit(70)
     header = json.loads(requests.read(requests.number()))
+    write_all(1, READY)  # it is taken
     code = requests.read(header["code"])
     stdin = requests.read(header["stdin"])
     files = [(f["path"], f["mode"], requests.read(f["size"])) for f in header["files"]]

@@ -15,9 +15,9 @@ import (
 // memory kills: what a program can exceed its CPU time by, per processor.
 const pollEvery = 20 * time.Millisecond
 
-// answerTimeout bounds the time in which a waiting sandbox answers, which it
-// does within a millisecond or two unless the host is overloaded.
-const answerTimeout = 5 * time.Second
+// takeTimeout bounds the time in which a waiting sandbox takes a request, which
+// it does within a millisecond or two unless the host is overloaded.
+const takeTimeout = 5 * time.Second
 
 // settle bounds the time from the death of a sandbox to the end of its output.
 const settle = 10 * time.Second
@@ -38,26 +38,28 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 		return isolation.Result{}, errors.New("limit disk differs from the sandbox's, which cannot be changed any more")
 	}
 	// It wakes up while the limits are set.
-	noticed := runner.WriteNotice(s.stdin)
+	_ = runner.WriteNotice(s.stdin)
 	cpuBefore, err := s.prepare(spec)
 	if err != nil {
 		return isolation.Result{}, fmt.Errorf("apply limits: %w", err)
 	}
-	switch err := errors.Join(noticed, s.answer(ctx)); {
-	case ctx.Err() != nil:
-		res := isolation.Forced(isolation.StatusCancelled)
-		res.Usage = s.usage(cpuBefore)
-		return res, s.kill()
-	case err != nil:
-		return isolation.Result{}, fmt.Errorf("%w: %w", isolation.ErrNotTaken, err)
-	}
 
 	token := runner.NewToken()
-	start := time.Now()
 	go func() {
+		// A failure shows as a request that is not taken, or a sandbox that ends.
 		_ = runner.WriteRequest(s.stdin, token, spec)
 		s.stdin.Close()
 	}()
+	start := time.Now()
+	switch err := s.taken(ctx); {
+	case err != nil && ctx.Err() != nil:
+		res := isolation.Forced(isolation.StatusCancelled)
+		res.Duration, res.Usage = time.Since(start), s.usage(cpuBefore)
+		return res, s.kill()
+	case err != nil:
+		// It may have taken it this very moment: what it does is seen by nobody.
+		return isolation.Result{}, errors.Join(fmt.Errorf("%w: %w", isolation.ErrNotTaken, err), s.kill())
+	}
 	stdout := newStream(s.stdout, runner.NewScanner(token, out.Stdout, true), spec.Limits)
 	stderr := newStream(s.stderr, runner.NewScanner(token, out.Stderr, false), spec.Limits)
 
@@ -81,16 +83,20 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 	return res, nil
 }
 
-// answer waits for the runner's answer to a notice: a sandbox that died or
-// hangs since it was ready is found out before it has the program.
-func (s *sandbox) answer(ctx context.Context) error {
-	_ = s.stdout.SetReadDeadline(time.Now().Add(answerTimeout))
-	stop := context.AfterFunc(ctx, func() { _ = s.stdout.SetReadDeadline(time.Now()) })
-	defer stop()
-	if err := runner.WaitReady(s.stdout); err != nil {
-		return err
+// taken waits until the runner has taken the request: a sandbox that died since
+// it was ready, or hangs, does not.
+func (s *sandbox) taken(ctx context.Context) error {
+	_ = s.stdout.SetReadDeadline(time.Now().Add(takeTimeout))
+	cancelled := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = s.stdout.SetReadDeadline(time.Now())
+		close(cancelled)
+	})
+	err := runner.WaitReady(s.stdout)
+	if !stop() {
+		<-cancelled // or it would set the deadline later on
 	}
-	return s.stdout.SetReadDeadline(time.Time{})
+	return errors.Join(err, s.stdout.SetReadDeadline(time.Time{}))
 }
 
 // prepare sets the control group to the request's limits and returns the CPU
