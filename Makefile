@@ -86,7 +86,7 @@ serve: build image ## run csbd in the foreground with the sample policy
 
 .PHONY: test
 test: build test-deps image ## run every test, those with real sandboxes included
-	@echo "== tests (race detector on; about ten minutes)"
+	@echo "== tests (race detector on; about six minutes)"
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 
 .PHONY: bench
