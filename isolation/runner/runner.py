@@ -368,8 +368,34 @@ def give_stdin(data):
     os.close(fd)
 
 
+def generators():
+    """Every pseudo-random generator that some module holds by now."""
+    kinds = []
+    if "random" in sys.modules:
+        kinds.append(sys.modules["random"].Random)
+    if "numpy.random" in sys.modules:
+        numpy_random = sys.modules["numpy.random"]
+        kinds += [numpy_random.RandomState, numpy_random.BitGenerator]
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), tuple(kinds))]
+
+
+def renew(generator):
+    """Give a generator a state that no other sandbox has."""
+    try:
+        generator.seed()
+    except (AttributeError, TypeError):  # a BitGenerator, or a RandomState on a new one
+        if hasattr(generator, "state"):
+            generator.state = type(generator)().state
+
+
+# Those that a snapshot has, found before they are frozen.
+GENERATORS = []
+
+
 def reseed():
     """Undo what a snapshot would make equal in two sandboxes."""
+    for generator in GENERATORS:
+        renew(generator)
     random = sys.modules.get("random")
     if random:
         random.seed()
@@ -669,5 +695,6 @@ def settle():
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         __import__(module)
+    GENERATORS += generators()
     settle()
     serve(reporter)

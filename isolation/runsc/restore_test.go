@@ -88,6 +88,43 @@ func lines(s string) map[string]string {
 	return m
 }
 
+// The runner finds every generator that a preloaded module may hold, and gives
+// each a new state.
+func TestGeneratorsAreRenewed(t *testing.T) {
+	r := open(t, t.TempDir())
+	c := preloaded(t)
+	const program = `
+import importlib.util, random
+import numpy as np
+spec = importlib.util.spec_from_file_location("runner", "/csb/runner.py")
+runner = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runner)
+
+class Mine(random.Random): pass
+held = {
+    "Random": (random.Random(1), lambda g: g.random()),
+    "subclass": (Mine(1), lambda g: g.random()),
+    "RandomState": (np.random.RandomState(1), lambda g: g.rand()),
+    "RandomState gauss": (np.random.RandomState(1), lambda g: g.standard_normal()),
+    "RandomState of PCG64": (np.random.RandomState(np.random.PCG64(1)), lambda g: g.rand()),
+    "PCG64": (np.random.Generator(np.random.PCG64(1)), lambda g: g.random()),
+    "MT19937": (np.random.Generator(np.random.MT19937(1)), lambda g: g.random()),
+    "Philox": (np.random.Generator(np.random.Philox(1)), lambda g: g.random()),
+    "SFC64": (np.random.Generator(np.random.SFC64(1)), lambda g: g.random()),
+}
+for generator, draw in held.values():
+    draw(generator)
+import pickle
+before = {name: pickle.dumps(generator) for name, (generator, draw) in held.items()}
+for generator in runner.generators():
+    runner.renew(generator)
+for name, (generator, draw) in held.items():
+    print(name, draw(generator) != draw(pickle.loads(before[name])))
+`
+	_, stdout, stderr := execute(t, r.RestoreLauncher(c), c, program)
+	assert.Equal(t, strings.Count(stdout, "True\n"), 9, "%s%s", stdout, stderr)
+}
+
 // The warm-up leaves nothing that a program could see.
 func TestWarmupLeavesNothing(t *testing.T) {
 	r := open(t, t.TempDir())
