@@ -153,8 +153,11 @@ func TestRefusesToStart(t *testing.T) {
 		assert.NilError(t, os.WriteFile(file, []byte("#!/bin/sh\n"+text), 0o755))
 		return file
 	}
-	const broken = `[ "$1" = --version ] && { echo runsc version broken; exit; }; `
-	const lava = broken + `echo "the floor is lava" >&2; exit 128`
+	said, err := exec.Command(imagetest.Sentry(t), "--version").Output()
+	assert.NilError(t, err)
+	version, _, _ := strings.Cut(string(said), "\n")
+	broken := `[ "$1" = --version ] && { echo ` + version + `; exit; }; `
+	lava := broken + `echo "the floor is lava" >&2; exit 128`
 	type row struct {
 		name, policy, variable string
 		says                   []string
@@ -168,6 +171,7 @@ func TestRefusesToStart(t *testing.T) {
 		{"runsc cannot run", "", "CSBD_RUNSC=" + script("runsc", lava), []string{"self-test of profile default", "the floor is lava"}},
 		{"runsc runs something else", "", "CSBD_RUNSC=" + script("runsc", broken+"echo hello"), []string{"self-test of profile default"}},
 		{"sentry cannot run", "", "CSBD_SENTRY=" + script("csbd-sentry", lava), []string{"prepare namespaces", "the floor is lava"}},
+		{"sentry of another gVisor", "", "CSBD_SENTRY=" + script("csbd-sentry", "echo runsc version other"), []string{"gVisor other", "install them together"}},
 		// It ends well, and has prepared nothing.
 		{"sentry does nothing", "", "CSBD_SENTRY=" + script("csbd-sentry", broken), []string{"prepare namespaces"}},
 	}

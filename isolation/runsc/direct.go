@@ -111,7 +111,7 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 		f.Close()
 	}
 	if err != nil {
-		return false, err
+		return hasEnded(sp), err
 	}
 	b.closeTheirs()
 	s.await(child.Wait)
@@ -142,6 +142,17 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 	}
 	s.reached("running")
 	return false, nil
+}
+
+// hasEnded says whether it is the spawner's end that made a conversation with
+// it fail.
+func hasEnded(sp *spawner.Spawner) bool {
+	select {
+	case <-sp.Ended():
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
 }
 
 // sentryEnvironment of every sentry.

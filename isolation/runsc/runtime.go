@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -72,6 +73,9 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	version, err := readVersion(ctx, binary)
 	if err != nil {
 		return nil, err
+	}
+	if own := gvisorVersion(); o.Direct && own != "" && version != own {
+		return nil, fmt.Errorf("%s has gVisor %s, this csbd was built with %s: install them together", binary, version, own)
 	}
 	digest, err := isolation.DigestFile(binary)
 	if err != nil {
@@ -231,6 +235,21 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock state directory %s: another csbd uses it: %w", dir, err)
 	}
 	return f, nil
+}
+
+// gvisorVersion is that of the module that this program was built with, or
+// empty if it does not know.
+func gvisorVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == "gvisor.dev/gvisor" && m.Replace == nil {
+			return m.Version
+		}
+	}
+	return ""
 }
 
 var versionLine = regexp.MustCompile(`(?m)^runsc version (\S+)$`)

@@ -116,7 +116,7 @@ func Start(o Options) (*Spawner, error) {
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_MEMLOCK, &unlimited, nil)
 	if s.client, err = client(ours); err != nil {
-		_ = s.stop(nil)
+		_ = s.stop()
 		return nil, fmt.Errorf("start spawner: %w", err)
 	}
 	if err := s.client.Call("Service.Ping", &struct{}{}, nil); err != nil {
@@ -159,13 +159,10 @@ func (s *Spawner) Ended() <-chan struct{} { return s.ended }
 // Close kills the spawner and everything that it has started.
 func (s *Spawner) Close() error {
 	s.client.Close()
-	return s.stop(nil)
+	return s.stop()
 }
 
-func (s *Spawner) stop(f *os.File) error {
-	if f != nil {
-		f.Close()
-	}
+func (s *Spawner) stop() error {
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
