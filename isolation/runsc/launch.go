@@ -185,11 +185,18 @@ func (s *sandbox) start(ctx context.Context, b booter, snapshot string) error {
 	if s.stderr, theirs[2], err = os.Pipe(); err != nil {
 		return err
 	}
-	// Fewer round trips for large requests; the system's limit may refuse.
-	if raw, err := s.stdin.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
-	}
+	// Fewer round trips for much data; the system's limit may refuse.
+	enlarge(s.stdin, 1<<20)
+	enlarge(s.stdout, 256<<10)
+	enlarge(s.stderr, 256<<10)
 	return b.start(ctx, s, theirs, snapshot)
+}
+
+// enlarge asks for more room in a pipe.
+func enlarge(pipe *os.File, size int) {
+	if raw, err := pipe.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size) })
+	}
 }
 
 // await waits in the background for the process that was started.
