@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/fcarli/codesandbox/rpc/server/servertest"
@@ -203,4 +204,40 @@ func TestLogText(t *testing.T) {
 	quiet.Signal(t, syscall.SIGTERM)
 	assert.Equal(t, quiet.Wait(t), 0)
 	assert.Equal(t, quiet.Log(), "")
+}
+
+// TestConfined: csbd and what it starts have the capabilities that it uses, and
+// nothing that they execute has more.
+func TestConfined(t *testing.T) {
+	t.Parallel()
+	d := servertest.Start(t, servertest.Options{})
+	want := uint64(0)
+	for _, c := range []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_KILL, unix.CAP_SETGID, unix.CAP_SETUID,
+		unix.CAP_SETFCAP, unix.CAP_SYS_PTRACE, unix.CAP_SYS_RESOURCE} {
+		want |= 1 << c
+	}
+	assert.Equal(t, field(t, d.Pid, "NoNewPrivs"), "1")
+	for _, name := range []string{"CapBnd", "CapPrm", "CapEff"} {
+		got, err := strconv.ParseUint(field(t, d.Pid, name), 16, 64)
+		assert.NilError(t, err)
+		assert.Check(t, got&^want == 0, "%s: %x has more than %x", name, got, want)
+	}
+	for _, name := range []string{"CapInh", "CapAmb"} {
+		assert.Equal(t, strings.Trim(field(t, d.Pid, name), "0"), "")
+	}
+	assert.Equal(t, d.Dial(t).Run("print('works')").Stdout, "works\n")
+}
+
+// field is what /proc/PID/status says.
+func field(t *testing.T, pid int, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	assert.NilError(t, err)
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	t.Fatalf("/proc/%d/status has no %s", pid, name)
+	return ""
 }

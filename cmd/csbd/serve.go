@@ -27,6 +27,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	log := c.logger(stderr)
+	// runsc's command line needs about all that root can do.
+	if c.Launcher == direct {
+		if err := confine(); err != nil {
+			return fmt.Errorf("give privileges up: %w", err)
+		}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
