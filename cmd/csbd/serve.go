@@ -27,6 +27,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	log := c.logger(stderr)
+	if log.Enabled(ctx, slog.LevelDebug) {
+		defer logEnd(log)
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
