@@ -27,9 +27,6 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	log := c.logger(stderr)
-	if log.Enabled(ctx, slog.LevelDebug) {
-		defer logEnd(log)
-	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -39,6 +36,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return fmt.Errorf("policy: %w", err)
 	}
 	logWarnings(log, current)
+	if log.Enabled(ctx, slog.LevelDebug) {
+		defer logEnd(log)
+	}
 	runtime, err := runsc.Open(ctx, runsc.Options{Binary: c.binary(), Direct: c.Launcher == direct, Platform: string(c.Platform), StateDir: c.StateDir, Cgroup: c.Cgroup, SnapshotAge: c.SnapshotAge, Log: log})
 	if err != nil {
 		return err
