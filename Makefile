@@ -95,6 +95,12 @@ bench: build image ## measure everything in one run, some ten minutes; BENCH=--q
 	@go build -o bin/bench ./cmd/csbd/bench
 	@bin/bench $(BENCH)
 
+SOAK ?= 2000
+.PHONY: soak
+soak: build image ## mixed load with hard deaths, SOAK executions (2000), some ten minutes
+	@go build -o bin/soak ./cmd/csbd/soak
+	@bin/soak -n $(SOAK) -timeout $(or $(SOAK_TIMEOUT),30m)
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [[ -n $$out ]]; then echo "gofmt would change:" $$out; exit 1; fi

@@ -42,6 +42,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return fmt.Errorf("policy: %w", err)
 	}
 	logWarnings(log, current)
+	if log.Enabled(ctx, slog.LevelDebug) {
+		defer logEnd(log)
+	}
 	runtime, err := runsc.Open(ctx, runsc.Options{Binary: c.binary(), Direct: c.Launcher == direct, Platform: string(c.Platform), StateDir: c.StateDir, Cgroup: c.Cgroup, SnapshotAge: c.SnapshotAge, Log: log})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -122,11 +123,15 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 		return ctx.Err() == nil, fmt.Errorf("%w; it said %q", err, b.said())
 	}
 	s.reached("up")
-	conn, err := connect(s.dir)
+	conn, pid, err := connect(s.dir)
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
+	// It answers from now on, so this is it and no later process of that number.
+	if s.first, err = os.FindProcess(pid); err != nil {
+		return false, err
+	}
 	stop := context.AfterFunc(ctx, func() { _ = s.kill() })
 	defer stop()
 	if err := conn.Call(methodNetwork, network{LoopbackLinks: loopback, IsRestore: snapshot != ""}, nil); err != nil {
@@ -354,17 +359,23 @@ func shortened(path string, f func(string) error) error {
 	return f(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
 }
 
-// connect returns a connection to the control server of the sandbox in dir.
-func connect(dir string) (*urpc.Client, error) {
+// connect returns a connection to the control server of the sandbox in dir, and
+// the server's process.
+func connect(dir string) (_ *urpc.Client, pid int, err error) {
 	var conn *unet.Socket
-	err := shortened(filepath.Join(dir, controlSocket), func(path string) (err error) {
+	err = shortened(filepath.Join(dir, controlSocket), func(path string) (err error) {
 		conn, err = unet.Connect(path, false)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("connect to the sentry: %w", err)
+		return nil, 0, fmt.Errorf("connect to the sentry: %w", err)
 	}
-	return urpc.NewClient(conn), nil
+	peer, err := unix.GetsockoptUcred(conn.FD(), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		conn.Close()
+		return nil, 0, fmt.Errorf("identify the sentry: %w", err)
+	}
+	return urpc.NewClient(conn), int(peer.Pid), nil
 }
 
 // Methods of the control server.
@@ -428,7 +439,7 @@ type saveOpts struct {
 
 // checkpoint saves the sandbox's state into dir and so ends it.
 func (d *direct) checkpoint(ctx context.Context, s *sandbox, dir string) error {
-	conn, err := connect(s.dir)
+	conn, _, err := connect(s.dir)
 	if err != nil {
 		return err
 	}
@@ -444,5 +455,10 @@ func (d *direct) checkpoint(ctx context.Context, s *sandbox, dir string) error {
 		}
 		opts.Files = append(opts.Files, f)
 	}
-	return conn.Call(methodCheckpoint, opts, nil)
+	if err := conn.Call(methodCheckpoint, opts, nil); err != nil {
+		// Behind its first line stands a stack of the sentry's.
+		reason, _, _ := strings.Cut(err.Error(), "\n")
+		return errors.New(strings.TrimSuffix(reason, ":"))
+	}
+	return nil
 }

@@ -153,6 +153,7 @@ type sandbox struct {
 	dir    string
 	group  *cgroup.Group
 
+	first                 *os.Process   // with which all others die; nil before it is known
 	stdin, stdout, stderr *os.File      // our ends
 	exited                chan struct{} // nil: nothing was started
 	status                syscall.WaitStatus
@@ -246,7 +247,12 @@ func (s *sandbox) kill() error {
 	if s.group == nil {
 		return nil
 	}
-	return s.group.Kill()
+	err := s.group.Kill()
+	if s.first != nil {
+		// Somebody may have moved it out of its group, and removed that.
+		_ = s.first.Kill()
+	}
+	return err
 }
 
 // Close implements isolation.Sandbox.
@@ -261,6 +267,9 @@ func (s *sandbox) close() error {
 	if s.exited != nil {
 		select {
 		case <-s.exited:
+			if s.first != nil {
+				_ = s.first.Release()
+			}
 		case <-time.After(10 * time.Second):
 			errs = append(errs, errors.New("its first process does not end"))
 		}

@@ -34,6 +34,7 @@ func (b stock) start(_ context.Context, s *sandbox, stdio [3]*os.File, snapshot 
 	if err := s.group.Start(cmd); err != nil {
 		return fmt.Errorf("start runsc: %w", err)
 	}
+	s.first = cmd.Process
 	s.await(func() (syscall.WaitStatus, error) {
 		_ = cmd.Wait() // the status says it all
 		return cmd.ProcessState.Sys().(syscall.WaitStatus), nil
