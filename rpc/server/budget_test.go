@@ -51,9 +51,14 @@ func TestBudgetWaits(t *testing.T) {
 	_, err = b.wait(ctx, 2, 1)
 	assert.ErrorIs(t, err, gone)
 
-	time.AfterFunc(10*time.Millisecond, func() { first.resize(40) })
+	resized := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() {
+		defer close(resized)
+		first.resize(40)
+	})
 	second, err := b.wait(t.Context(), 2, 60)
 	assert.NilError(t, err)
+	<-resized
 	assert.Check(t, !second.grow(1) && second.n == 60)
 	first.release()
 	first.release()
