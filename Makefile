@@ -88,6 +88,7 @@ serve: build image ## run csbd in the foreground with the sample policy
 test: build test-deps image ## run every test, those with real sandboxes included
 	@echo "== tests (race detector on; about six minutes)"
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
 
 .PHONY: bench
 bench: build image ## measure everything in one run, some ten minutes; BENCH=--quick for one
@@ -107,12 +108,14 @@ lint: ## gofmt, go vet, staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 
+# package:fuzzer
+FUZZERS := isolation/runner:FuzzScanner policy:FuzzPolicy rpc/server:FuzzEnvelope rpc/server:FuzzExecute rpc/server:FuzzOutput images:FuzzProject
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## fuzz the parsers, FUZZTIME each
-	go test -run '^$$' -fuzz FuzzScanner -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./isolation/runner
-	go test -run '^$$' -fuzz FuzzPolicy -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./policy
-	go test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./rpc/server
+	@for f in $(FUZZERS); do \
+		go test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./"$${f%%:*}"; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built, images excepted

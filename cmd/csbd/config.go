@@ -22,25 +22,28 @@ const prefix = "csbd"
 
 // A config is csbd's environment.
 type config struct {
-	Socket      string        `default:"/run/csbd/csbd.sock" desc:"path of the socket, unless systemd passes one"`
-	SocketMode  fileMode      `split_words:"true" default:"0660" desc:"permissions of the socket, in octal"`
-	SocketGroup string        `split_words:"true" desc:"group of the socket; csbd's own when empty"`
-	Policy      string        `default:"/etc/csbd/policy.yaml" desc:"policy file; SIGHUP reads it again"`
-	StateDir    string        `split_words:"true" default:"/var/lib/csbd" desc:"directory of csbd's own, for sandboxes while they live"`
-	ImageDir    string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
-	Launcher    launcher      `default:"direct" desc:"direct, or stock: start sandboxes by csbd-sentry, or by runsc's command line"`
-	Sentry      string        `desc:"path of csbd-sentry; beside csbd, or in /usr/lib/csbd, when empty"`
-	Runsc       string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
-	Platform    platform      `default:"systrap" desc:"gVisor's platform: systrap, or kvm"`
-	Cgroup      string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
-	Executions  count         `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
-	Launches    count         `desc:"sandboxes started at a time; one for each processor when empty"`
-	PoolMemory  byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
-	SandboxAge  time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
-	SnapshotAge time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
-	StopTimeout time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
-	LogLevel    slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
-	LogFormat   logFormat     `split_words:"true" default:"text" desc:"text or json"`
+	Socket             string        `default:"/run/csbd/csbd.sock" desc:"path of the socket, unless systemd passes one"`
+	SocketMode         fileMode      `split_words:"true" default:"0660" desc:"permissions of the socket, in octal"`
+	SocketGroup        string        `split_words:"true" desc:"group of the socket; csbd's own when empty"`
+	Policy             string        `default:"/etc/csbd/policy.yaml" desc:"policy file; SIGHUP reads it again"`
+	StateDir           string        `split_words:"true" default:"/var/lib/csbd" desc:"directory of csbd's own, for sandboxes while they live"`
+	ImageDir           string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
+	Launcher           launcher      `default:"direct" desc:"direct, or stock: start sandboxes by csbd-sentry, or by runsc's command line"`
+	Sentry             string        `desc:"path of csbd-sentry; beside csbd, or in /usr/lib/csbd, when empty"`
+	Runsc              string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
+	Platform           platform      `default:"systrap" desc:"gVisor's platform: systrap, or kvm"`
+	Cgroup             string        `desc:"cgroup below which sandboxes live, as /csbd; csbd's own when empty"`
+	Executions         count         `desc:"executions at a time, of all callers together; 4 for each processor when empty"`
+	Launches           count         `desc:"sandboxes started at a time; one for each processor when empty"`
+	Memory             byteSize      `default:"2GiB" desc:"most that all requests and results may hold together"`
+	Connections        count         `default:"4096" desc:"connections at a time; fewer if csbd may not open that many files"`
+	ConnectionsPerUser count         `split_words:"true" default:"1024" desc:"connections of one user at a time"`
+	PoolMemory         byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
+	SandboxAge         time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
+	SnapshotAge        time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
+	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
+	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
+	LogFormat          logFormat     `split_words:"true" default:"text" desc:"text or json"`
 }
 
 type fileMode fs.FileMode
@@ -142,6 +145,11 @@ func readConfig() (config, error) {
 	}
 	if c.Executions < 0 {
 		return c, fmt.Errorf("environment: CSBD_EXECUTIONS=%d: want a positive number", c.Executions)
+	}
+	for name, n := range map[string]count{"CONNECTIONS": c.Connections, "CONNECTIONS_PER_USER": c.ConnectionsPerUser} {
+		if n <= 0 {
+			return c, fmt.Errorf("environment: CSBD_%s=%d: want a positive number", name, n)
+		}
 	}
 	for name, d := range map[string]time.Duration{
 		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge} {

@@ -57,20 +57,33 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	if err := enforceable(runtime, current); err != nil {
 		return err
 	}
+	if err := boundMemory(c, current); err != nil {
+		return err
+	}
+	connections, err := connectionsFor(c, current)
+	if err != nil {
+		return err
+	}
+	if connections < int(c.Connections) {
+		log.Warn("fewer connections than configured: csbd may not open that many files (LimitNOFILE=)", "connections", connections)
+	}
 	store := images.Store{Dir: c.ImageDir}
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)
 	srv := server.New(server.Config{
-		Sandboxes:  source,
-		Images:     store,
-		Pools:      source.status,
-		Policy:     current,
-		Version:    versionInfo(runtime.Version()),
-		Driver:     "runsc",
-		Executions: int(c.Executions),
-		Unenforced: runtime.Unenforceable(),
-		Log:        log,
+		Sandboxes:          source,
+		Images:             store,
+		Pools:              source.status,
+		Policy:             current,
+		Version:            versionInfo(runtime.Version()),
+		Driver:             "runsc",
+		Executions:         int(c.Executions),
+		Memory:             int64(c.Memory),
+		Connections:        connections,
+		ConnectionsPerUser: int(c.ConnectionsPerUser),
+		Unenforced:         runtime.Unenforceable(),
+		Log:                log,
 	})
 	// Before the socket exists: who can connect can expect to be served.
 	if err := prove(ctx, srv, current, log); err != nil {
@@ -151,6 +164,9 @@ func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log 
 	next, err := policy.Load(c.Policy)
 	if err == nil {
 		err = enforceable(r, next)
+	}
+	if err == nil {
+		err = boundMemory(c, next)
 	}
 	if err != nil {
 		log.Error("policy not reloaded; the old one stays", "error", err)

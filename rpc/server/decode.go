@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -33,14 +32,10 @@ func decodeParams(raw json.RawMessage, into any) *rpc.Error {
 	if raw[0] != '{' {
 		return rpc.Errorf(rpc.CodeInvalidParams, "params has to be an object, not a list")
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	err := d.Decode(into)
-	if err == nil {
-		if name := inexact(raw, reflect.TypeOf(into)); name != "" {
-			return rpc.InvalidParams(name, "unknown parameter %.100q", name)
-		}
+	if failed := exact(raw, reflect.TypeOf(into)); failed != nil {
+		return failed
 	}
+	err := json.Unmarshal(raw, into)
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case err == nil:
@@ -48,47 +43,50 @@ func decodeParams(raw json.RawMessage, into any) *rpc.Error {
 	case errors.As(err, &wrong):
 		return rpc.InvalidParams(wrong.Field, "%s cannot be a JSON %.40s", wrong.Field, wrong.Value)
 	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		field, unquote := strconv.Unquote(name)
-		if unquote == nil {
-			return rpc.InvalidParams(fmt.Sprintf("%.100s", field), "unknown parameter %.100q", field)
-		}
-	}
 	return rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
 }
 
-// inexact finds a member whose name is not exactly a field's: encoding/json
-// takes "Code" for "code".
-func inexact(raw json.RawMessage, t reflect.Type) string {
+// exact refuses members whose names are not exactly those of fields, and those
+// that are there twice: encoding/json takes "Code" for "code", and the last of
+// two.
+func exact(raw json.RawMessage, t reflect.Type) (failed *rpc.Error) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	switch {
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
-		var items []json.RawMessage
-		_ = json.Unmarshal(raw, &items)
-		for _, item := range items {
-			if name := inexact(item, t.Elem()); name != "" {
-				return name
+		each(raw, func(_, item json.RawMessage) bool {
+			failed = exact(item, t.Elem())
+			return failed == nil
+		})
+	case t.Kind() == reflect.Struct && len(raw) > 0 && raw[0] == '{':
+		seen := make([]bool, t.NumField())
+		each(raw, func(quoted, value json.RawMessage) bool {
+			name := unquote(quoted)
+			i := field(t, name)
+			switch {
+			case i < 0:
+				failed = rpc.InvalidParams(fmt.Sprintf("%.100s", name), "unknown parameter %.100q", name)
+			case seen[i]:
+				failed = rpc.InvalidParams(name, "parameter %q stands there twice", name)
+			default:
+				seen[i] = true
+				failed = exact(value, t.Field(i).Type)
 			}
-		}
-	case t.Kind() == reflect.Struct:
-		var members map[string]json.RawMessage
-		_ = json.Unmarshal(raw, &members)
-		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-			if value, ok := members[name]; ok {
-				if inner := inexact(value, t.Field(i).Type); inner != "" {
-					return inner
-				}
-				delete(members, name)
-			}
-		}
-		for name := range members {
-			return name
+			return failed == nil
+		})
+	}
+	return failed
+}
+
+// field is the index of the field that has the JSON name, or -1.
+func field(t reflect.Type, name string) int {
+	for i := range t.NumField() {
+		if known, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); known == name {
+			return i
 		}
 	}
-	return ""
+	return -1
 }
 
 func noParams(raw json.RawMessage) *rpc.Error {
@@ -100,6 +98,9 @@ func noParams(raw json.RawMessage) *rpc.Error {
 // the policy has to decide about.
 func decodeExecute(raw json.RawMessage) (spec isolation.Spec, request policy.Request, failed *rpc.Error) {
 	var p rpc.ExecuteParams
+	if failed = countable(raw); failed != nil {
+		return
+	}
 	if failed = decodeParams(raw, &p); failed != nil {
 		return
 	}
@@ -136,6 +137,41 @@ func decodeExecute(raw json.RawMessage) (spec isolation.Spec, request policy.Req
 	return
 }
 
+// countable refuses lists that are too long before they are decoded: "{}," of a
+// message would become a File in memory, twenty times as large.
+func countable(raw json.RawMessage) (failed *rpc.Error) {
+	each(raw, func(name, value json.RawMessage) bool {
+		switch unquote(name) {
+		case "args":
+			if count(value, maxArgs) > maxArgs {
+				failed = tooManyArgs()
+			}
+		case "environment":
+			if count(value, maxEnvironment/2) > maxEnvironment/2 {
+				failed = tooMuchEnvironment()
+			}
+		case "files":
+			if count(value, maxFiles) > maxFiles {
+				failed = tooManyFiles()
+			}
+		}
+		return failed == nil
+	})
+	return failed
+}
+
+func tooManyArgs() *rpc.Error {
+	return rpc.InvalidParams("args", "more than %d arguments or %d bytes of them", maxArgs, maxArgsBytes)
+}
+
+func tooMuchEnvironment() *rpc.Error {
+	return rpc.InvalidParams("environment", "more than %d bytes of variables", maxEnvironment)
+}
+
+func tooManyFiles() *rpc.Error {
+	return rpc.InvalidParams("files", "more than %d files", maxFiles)
+}
+
 // content is the value of a parameter that comes as text or in base64.
 func content(name string, text, exact *string) ([]byte, *rpc.Error) {
 	switch {
@@ -162,7 +198,7 @@ func args(list []string) ([]string, *rpc.Error) {
 		size += len(a) + 1
 	}
 	if len(list) > maxArgs || size > maxArgsBytes {
-		return nil, rpc.InvalidParams("args", "more than %d arguments or %d bytes of them", maxArgs, maxArgsBytes)
+		return nil, tooManyArgs()
 	}
 	return list, nil
 }
@@ -180,14 +216,14 @@ func environment(env map[string]string) (map[string]string, *rpc.Error) {
 		size += len(name) + len(value) + 2
 	}
 	if size > maxEnvironment {
-		return nil, rpc.InvalidParams("environment", "more than %d bytes of variables", maxEnvironment)
+		return nil, tooMuchEnvironment()
 	}
 	return env, nil
 }
 
 func files(list []rpc.File) ([]isolation.File, *rpc.Error) {
 	if len(list) > maxFiles {
-		return nil, rpc.InvalidParams("files", "more than %d files", maxFiles)
+		return nil, tooManyFiles()
 	}
 	var out []isolation.File
 	seen := map[string]bool{}

@@ -1,12 +1,17 @@
 package server
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"gotest.tools/v3/assert"
 
@@ -216,13 +221,122 @@ func TestText(t *testing.T) {
 		{"cut \xe2\x82", "cut \uFFFD", true},
 		{"\xed\xa0\x80", "\uFFFD", true}, // a surrogate is no UTF-8
 	} {
-		plain, exact := text([]byte(test.in))
-		assert.Check(t, plain == test.plain, "%q: %q", test.in, plain)
+		r := written(t, &executed{stdout: []byte(test.in), stderr: []byte("é" + test.in)})
+		assert.Check(t, r.Stdout == test.plain, "%q: %q", test.in, r.Stdout)
 		want := ""
 		if test.exact {
 			want = base64.StdEncoding.EncodeToString([]byte(test.in))
 		}
-		assert.Equal(t, exact, want)
+		assert.Equal(t, r.StdoutBase64, want)
+		assert.Equal(t, r.Stderr, "é"+test.plain)
+	}
+}
+
+// written is a result as a client reads it.
+func written(t *testing.T, e *executed) (r rpc.Result) {
+	t.Helper()
+	var line bytes.Buffer
+	w := bufio.NewWriter(&line)
+	assert.NilError(t, e.writeJSON(w))
+	assert.NilError(t, w.Flush())
+	assert.NilError(t, json.Unmarshal(line.Bytes(), &r), "%q", line.Bytes())
+	return r
+}
+
+// FuzzOutput holds that any output arrives: as text in which what is no text is
+// U+FFFD, and then in base64 as it was.
+func FuzzOutput(f *testing.F) {
+	for _, s := range []string{"", "text\n", "\x00\x1f\x7f\"\\/<&>\u2028\U0001F600", "\xff\xfeq\xe2\x82", "\xed\xa0\x80", "\uFFFD\xff", "\"stdout\":\"\",\"stderr\":\"\""} {
+		f.Add([]byte(s), []byte("x"+s))
+	}
+	f.Fuzz(func(t *testing.T, stdout, stderr []byte) {
+		message := strings.ToValidUTF8(string(stdout), "")
+		r := written(t, &executed{Result: rpc.Result{ID: "00", Error: &rpc.ResultError{Message: message}}, stdout: stdout, stderr: stderr})
+		check := func(sent []byte, plain, exact string) {
+			if plain != strings.ToValidUTF8(string(sent), "\uFFFD") {
+				t.Errorf("%q arrives as %q", sent, plain)
+			}
+			if back, err := base64.StdEncoding.DecodeString(exact); utf8.Valid(sent) && exact != "" || err != nil || !utf8.Valid(sent) && !bytes.Equal(back, sent) {
+				t.Errorf("%q arrives as %q, %v", sent, back, err)
+			}
+		}
+		check(stdout, r.Stdout, r.StdoutBase64)
+		check(stderr, r.Stderr, r.StderrBase64)
+		if r.ID != "00" || r.Error == nil || r.Error.Message != message {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// FuzzExecute holds that no parameters make decodeExecute panic, that what it
+// refuses is invalid, in few words, and that what it accepts is within the
+// bounds and has no name that the protocol has not.
+func FuzzExecute(f *testing.F) {
+	for _, s := range []string{
+		`{"code":"print(1)"}`, `{"code_base64":"cHJpbnQoMSk=","args":["a","\u0000"]}`, `{"CODE":""}`, `{"code":"","code":""}`,
+		`{"code":"","files":[{"path":"a/b","content":"x","mode":"0755"},{"path":"main.py"}],"environment":{"A":"b"}}`,
+		`{"code":"","stdin_base64":"/wAK","image":"python","limits":{"timeout":"2s","memory":"64MiB","processes":3,"output":1e3}}`,
+		`[]`, ``, `{`, `{"code":"","limits":[{}]}`, `{"code":"","files":{"path":1}}`, `{"\u0063ode":"x"}`, `null`,
+	} {
+		f.Add([]byte(s))
+	}
+	known := reflect.TypeFor[rpc.ExecuteParams]()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		spec, request, failed := decodeExecute(raw)
+		if failed != nil {
+			if failed.Code != rpc.CodeInvalidParams || failed.Message == "" || len(failed.Message) > 4<<10 || len(failed.Data.Field) > 4<<10 {
+				t.Errorf("%q is refused with %+v", raw, failed)
+			}
+			return
+		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &members); err != nil {
+			t.Fatalf("%q is accepted: %v", raw, err)
+		}
+		for name := range members {
+			if field(known, name) < 0 {
+				t.Errorf("%q is accepted with %q", raw, name)
+			}
+		}
+		if _, text := members["code"]; text && members["code_base64"] == nil {
+			var code string
+			if err := json.Unmarshal(members["code"], &code); err != nil || code != string(spec.Code) {
+				t.Errorf("%q has code %q", raw, spec.Code)
+			}
+		}
+		size := 0
+		for _, a := range spec.Args {
+			size += len(a) + 1
+		}
+		var files int64
+		for _, file := range spec.Files {
+			files += int64(len(file.Content))
+			if isolation.CheckFilePath(file.Path) != nil || file.Mode > 0o777 {
+				t.Errorf("%q has file %+v", raw, file)
+			}
+		}
+		if len(spec.Args) > maxArgs || size > maxArgsBytes || len(spec.Files) > maxFiles || files != request.Sizes.Files ||
+			int64(len(spec.Code)) != request.Sizes.Code || int64(len(spec.Stdin)) != request.Sizes.Stdin {
+			t.Errorf("%q: %+v, %+v", raw, spec, request)
+		}
+	})
+}
+
+// A message of "{}," is not decoded into a File for each.
+func TestListsAreCountedFirst(t *testing.T) {
+	for name, params := range map[string]string{
+		"args":        `{"code":"","args":[` + strings.Repeat(`"",`, 3<<20) + `""]}`,
+		"files":       `{"code":"","files":[` + strings.Repeat(`{},`, 3<<20) + `{}]}`,
+		"environment": `{"code":"","environment":{` + strings.Repeat(`"a":"",`, 3<<20) + `"a":""}}`,
+	} {
+		raw := json.RawMessage(params)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, failed := decodeExecute(raw)
+		runtime.ReadMemStats(&after)
+		assert.Assert(t, failed != nil)
+		assert.Equal(t, failed.Data.Field, name)
+		assert.Check(t, after.TotalAlloc-before.TotalAlloc < 2<<20, "%s: %d bytes for a message of %d", name, after.TotalAlloc-before.TotalAlloc, len(params))
 	}
 }
 

@@ -3,16 +3,13 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -31,13 +28,13 @@ const (
 )
 
 // execute runs one program from request to answer.
-func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw json.RawMessage) (_ any, failed *rpc.Error) {
+func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *message) (_ any, failed *rpc.Error) {
 	s := c.server
 	id := newID()
 	log := c.log.With("id", id)
 	received := time.Now()
 
-	spec, request, failed := decodeExecute(raw)
+	spec, request, failed := s.decode(m)
 	if failed != nil {
 		return nil, failed
 	}
@@ -66,6 +63,10 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 	}
 	defer release()
 	admitted := time.Now()
+	// Waiting here is like running: it counts against the user's concurrency.
+	if m.result, err = s.results.wait(ctx, c.peer.uid, resultMemory(spec.Limits.Output)); err != nil {
+		return nil, cancelled(ctx)
+	}
 
 	stdout, stderr := isolation.NewCapture(spec.Limits.Output), isolation.NewCapture(spec.Limits.Output)
 	var result isolation.Result
@@ -105,6 +106,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 		return nil, internal(id)
 	}
 	answer := s.encode(result, stdout, stderr)
+	m.result.resize(int64(cap(answer.stdout)+cap(answer.stderr)) + resultOverhead)
 	answer.ID = id
 	answer.Image = rpc.ImageRef{Name: decision.Image, Digest: image.Digest}
 	answer.Limits = wireLimits(spec.Limits)
@@ -117,7 +119,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 	s.counters.executed(answer.Status)
 	log.Info("executed", "profile", profile.Name, "image", image.Name, "status", answer.Status, "exit_code", answer.ExitCode,
 		"queue", admitted.Sub(received), "start", started.Sub(admitted), "run", result.Duration, "cpu", result.Usage.CPU,
-		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer), "warm", warm)
+		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer.Result), "warm", warm)
 	return answer, nil
 }
 
@@ -209,8 +211,9 @@ func (s *Server) end(id string) {
 }
 
 // encode is the Result that the wire gets.
-func (s *Server) encode(r isolation.Result, stdout, stderr *isolation.Capture) rpc.Result {
-	out := rpc.Result{
+func (s *Server) encode(r isolation.Result, stdout, stderr *isolation.Capture) *executed {
+	out := &executed{stdout: stdout.Bytes(), stderr: stderr.Bytes()}
+	out.Result = rpc.Result{
 		Status:        string(r.Status),
 		ExitCode:      r.ExitCode,
 		ExecutionTime: r.Duration.Seconds(),
@@ -218,8 +221,6 @@ func (s *Server) encode(r isolation.Result, stdout, stderr *isolation.Capture) r
 		Isolation:     rpc.Isolation{Driver: s.Driver, Version: s.Version.Runtime},
 		Unenforced:    s.Unenforced,
 	}
-	out.Stdout, out.StdoutBase64 = text(stdout.Bytes())
-	out.Stderr, out.StderrBase64 = text(stderr.Bytes())
 	cutOut, cutErr := cut(stdout), cut(stderr)
 	if cutOut != nil || cutErr != nil {
 		out.Truncated = &rpc.Truncated{Stdout: cutOut, Stderr: cutErr}
@@ -228,14 +229,6 @@ func (s *Server) encode(r isolation.Result, stdout, stderr *isolation.Capture) r
 		out.Error = resultError(r)
 	}
 	return out
-}
-
-// text is b as valid UTF-8, and in base64 if that lost anything.
-func text(b []byte) (plain, exact string) {
-	if utf8.Valid(b) {
-		return string(b), ""
-	}
-	return strings.ToValidUTF8(string(b), "\uFFFD"), base64.StdEncoding.EncodeToString(b)
 }
 
 func cut(c *isolation.Capture) *rpc.Cut {
@@ -266,13 +259,17 @@ func resultError(r isolation.Result) *rpc.ResultError {
 		e.Message = "the program was killed by " + e.Signal
 	}
 	if x := r.Exception; x != nil {
-		e.Type, e.Line, e.Traceback = x.Type, x.Line, x.Traceback
-		if e.Message = x.Type; x.Message != "" {
-			e.Message += ": " + x.Message
+		// The runner keeps them shorter, but the program may have written this.
+		e.Type, e.Line, e.Traceback = clip(x.Type), x.Line, clip(x.Traceback)
+		if e.Message = e.Type; x.Message != "" {
+			e.Message += ": " + clip(x.Message)
 		}
 	}
 	return e
 }
+
+// clip keeps text of a program's from becoming most of the answer.
+func clip(text string) string { return fmt.Sprintf("%.65536s", text) }
 
 func signalName(n int) string {
 	if name := unix.SignalName(unix.Signal(n)); name != "" {

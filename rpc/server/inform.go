@@ -104,6 +104,11 @@ func wireLimits(l isolation.Limits) rpc.Limits {
 	}
 }
 
+const (
+	maxPolicy   = 1 << 20 // bytes of a policy to check
+	checkMemory = 8 << 20 // what parsing one, and its answer, may need
+)
+
 // check parses a policy that a client sent. Nothing that it names is opened.
 func check(raw json.RawMessage) (any, *rpc.Error) {
 	var p rpc.PolicyCheckParams
@@ -115,6 +120,9 @@ func check(raw json.RawMessage) (any, *rpc.Error) {
 	}
 	if len(p.Name) > 1024 {
 		return nil, rpc.InvalidParams("name", "name is longer than 1024 bytes") // it stands in every error
+	}
+	if len(p.Policy) > maxPolicy {
+		return nil, rpc.InvalidParams("policy", "policy is longer than %d bytes", maxPolicy)
 	}
 	answer := rpc.PolicyCheck{Errors: []string{}, Warnings: []string{}}
 	parsed, err := policy.Parse(policy.Source{Name: p.Name, Data: []byte(p.Policy)})

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os/user"
@@ -29,14 +30,13 @@ func identify(c *net.UnixConn) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	var p peer
+	cred, err := credentialsOf(c)
+	if err != nil {
+		return peer{}, err
+	}
+	p := peer{uid: cred.Uid, pid: cred.Pid, groups: []uint32{cred.Gid}}
 	var inner error
 	err = raw.Control(func(fd uintptr) {
-		var cred *unix.Ucred
-		if cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); inner != nil {
-			return
-		}
-		p = peer{uid: cred.Uid, pid: cred.Pid, groups: []uint32{cred.Gid}}
 		var more []uint32
 		if more, inner = peerGroups(fd); inner == nil {
 			p.groups = append(p.groups, more...)
@@ -52,6 +52,22 @@ func identify(c *net.UnixConn) (peer, error) {
 	slices.Sort(p.groups)
 	p.groups = slices.Compact(p.groups)
 	return p, nil
+}
+
+// credentialsOf are uid, gid and pid of the peer.
+func credentialsOf(c *net.UnixConn) (cred *unix.Ucred, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, inner); err != nil {
+		return nil, fmt.Errorf("identify peer: %w", err)
+	}
+	return cred, nil
 }
 
 // peerGroups reads SO_PEERGROUPS, which golang.org/x/sys does not wrap.

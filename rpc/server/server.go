@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +45,12 @@ type Config struct {
 	Driver string
 	// Executions is how many run at a time, of all callers together.
 	Executions int
+	// Memory, in bytes, bounds what requests and results hold: half of it those,
+	// half these. See CheckMemory.
+	Memory int64
+	// Connections bounds those of all users together, ConnectionsPerUser those
+	// of one. One user alone never gets more than half of all.
+	Connections, ConnectionsPerUser int
 	// Unenforced names the limits that this host does not enforce and the
 	// policy allows it not to.
 	Unenforced []string
@@ -63,6 +68,12 @@ type Server struct {
 	started    time.Time
 	health     health
 	counters   counters
+
+	// requests and results are the memory of each, places the connections.
+	requests, results, places *budget
+	// decoding is held while a large request is decoded, which needs memory on
+	// top of the request's own.
+	decoding sync.Mutex
 
 	// background counts connections and sandboxes being closed.
 	background sync.WaitGroup
@@ -97,6 +108,9 @@ func New(c Config) *Server {
 		listeners:   map[net.Listener]bool{},
 		connections: map[*connection]bool{},
 		executions:  map[string]execution{},
+		requests:    newBudget(c.Memory / 2),
+		results:     newBudget(c.Memory / 2),
+		places:      newBudget(int64(c.Connections)),
 	}
 	s.SetPolicy(c.Policy)
 	return s
@@ -122,9 +136,14 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		c, err := l.AcceptUnix()
 		if err == nil {
 			wait = time.Millisecond
+			uid, ok := s.admit(c)
+			if !ok {
+				continue
+			}
 			s.background.Add(1)
 			go func() {
 				defer s.background.Done()
+				defer s.places.give(uid, 1)
 				s.serve(c)
 			}()
 			continue
@@ -217,7 +236,7 @@ func (s *Server) serve(c *net.UnixConn) {
 		log:   s.Log.With("uid", p.uid, "pid", p.pid),
 		slots: make(chan struct{}, maxInFlight),
 	}
-	conn.stream = newLineStream(c, conn.maxMessage, s.counters.refused)
+	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, s.counters.refused)
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -272,9 +291,16 @@ func (c *connection) caller() policy.Caller {
 }
 
 // Handle implements jsonrpc2.Handler. The library calls it between two reads.
-func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.Request) {
-	params := c.stream.takeParams()
+func (c *connection) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2.Request) {
+	m := c.stream.takeMessage()
+	if !m.request.grow(requestOverhead) {
+		m.release()
+		c.reply(req, nil, noMemory())
+		c.stream.finish()
+		return
+	}
 	if !c.slot() {
+		m.release()
 		c.stream.finish()
 		return
 	}
@@ -283,7 +309,8 @@ func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonr
 	ctx, cancel := context.WithCancelCause(ctx)
 	if req.Method == rpc.MethodExecute && !req.Notif {
 		if !c.register(req.ID, cancel) {
-			c.reply(conn, req, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %s is the id of a request that is still running", req.ID))
+			m.release()
+			c.reply(req, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %.100s is the id of a request that is still running", req.ID))
 			c.done()
 			cancel(nil)
 			return
@@ -291,12 +318,13 @@ func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonr
 	}
 	go func() {
 		defer c.done()
+		defer m.release()
 		defer cancel(nil)
-		result, err := c.call(ctx, req.Method, params)
+		result, err := c.call(ctx, req.Method, m)
 		if req.Method == rpc.MethodExecute && !req.Notif {
 			c.unregister(req.ID)
 		}
-		c.reply(conn, req, result, err)
+		c.reply(req, result, err)
 	}()
 }
 
@@ -344,28 +372,26 @@ func (c *connection) unregister(id jsonrpc2.ID) {
 }
 
 // reply sends the answer to a request, if it wants one.
-func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, result any, err *rpc.Error) {
-	response := &jsonrpc2.Response{ID: req.ID}
-	if err == nil {
-		if e := response.SetResult(result); e != nil {
-			c.log.Error("encode result", "error", e)
-			err = rpc.Errorf(rpc.CodeInternal, "internal error")
-		}
-	}
+func (c *connection) reply(req *jsonrpc2.Request, result any, err *rpc.Error) {
 	if err != nil {
 		c.server.counters.refused(err)
-		response.Error = err.Wire()
 	}
 	if req.Notif {
 		return
 	}
-	if e := conn.SendResponse(context.Background(), response); e != nil {
-		c.log.Debug("answer not delivered", "error", e)
+	var sent error
+	if err != nil {
+		sent = c.stream.refusal(&req.ID, err)
+	} else {
+		sent = c.stream.answer(req.ID, result)
+	}
+	if sent != nil {
+		c.log.Debug("answer not delivered", "error", sent)
 	}
 }
 
 // call carries a request out.
-func (c *connection) call(ctx context.Context, method string, params json.RawMessage) (_ any, failed *rpc.Error) {
+func (c *connection) call(ctx context.Context, method string, m *message) (_ any, failed *rpc.Error) {
 	defer func() {
 		if r := recover(); r != nil {
 			id := newID()
@@ -374,16 +400,18 @@ func (c *connection) call(ctx context.Context, method string, params json.RawMes
 		}
 	}()
 	if method == rpc.MethodVersion {
-		return c.server.Version, noParams(params)
+		return c.server.Version, noParams(m.take())
 	}
 	current := c.server.policy.Load()
 	profile, rule, err := current.Match(c.caller())
 	if err != nil {
 		return nil, refusal(err)
 	}
+	if method == rpc.MethodExecute {
+		return c.execute(ctx, profile, m)
+	}
+	params := m.take()
 	switch method {
-	case rpc.MethodExecute:
-		return c.execute(ctx, profile, params)
 	case rpc.MethodCancel:
 		return c.cancel(params)
 	case rpc.MethodStatus:
@@ -391,6 +419,9 @@ func (c *connection) call(ctx context.Context, method string, params json.RawMes
 	case rpc.MethodPolicyShow:
 		return c.server.show(profile, rule), noParams(params)
 	case rpc.MethodPolicyCheck:
+		if !m.request.grow(checkMemory) {
+			return nil, noMemory()
+		}
 		return check(params)
 	case rpc.MethodImagesList:
 		return c.server.images(profile), noParams(params)

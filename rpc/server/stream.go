@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -17,8 +19,25 @@ import (
 	"github.com/fcarli/codesandbox/rpc"
 )
 
-// writeTimeout is how long a client may leave one answer unread.
-const writeTimeout = 30 * time.Second
+// Patience with clients.
+const (
+	// writeTimeout is how long a client may leave one answer unread.
+	writeTimeout = 30 * time.Second
+	// messageTimeout is how long a message that is not a small one may take to
+	// arrive: it holds memory meanwhile.
+	messageTimeout = 30 * time.Second
+)
+
+// Sizes of messages, in bytes.
+const (
+	// smallMessage is what a connection may hold without asking.
+	smallMessage = 16 << 10
+	// maxName bounds the id and the name of the method, as JSON.
+	maxName = 16 << 10
+	// requestOverhead is what a request that is worked on needs, apart from its
+	// message.
+	requestOverhead = 32 << 10
+)
 
 // A lineStream is the jsonrpc2.ObjectStream of one client: one object a line,
 // bounded before it is decoded. What is not a request it answers itself and
@@ -34,8 +53,12 @@ type lineStream struct {
 	// limit is the largest message in bytes, asked before each.
 	limit  func() int64
 	refuse func(*rpc.Error) // counts refusals
+	memory *budget          // of requests
+	uid    uint32
+	// patience is messageTimeout, but for tests.
+	patience time.Duration
 
-	params json.RawMessage // of the request that was read last
+	read *message // last
 
 	writing sync.Mutex
 
@@ -45,50 +68,112 @@ type lineStream struct {
 	ended    bool
 }
 
-func newLineStream(c *net.UnixConn, limit func() int64, refuse func(*rpc.Error)) *lineStream {
-	return &lineStream{conn: c, in: bufio.NewReaderSize(c, 16<<10), limit: limit, refuse: refuse, idle: make(chan struct{})}
+// A message is a request's parameters and the memory that is held for them,
+// and later for what becomes of them.
+type message struct {
+	params          json.RawMessage
+	request, result *share
+}
+
+// take hands the parameters over: from then on nothing else keeps them.
+func (m *message) take() json.RawMessage {
+	params := m.params
+	m.params = nil
+	return params
+}
+
+func (m *message) release() {
+	m.request.release()
+	m.result.release()
+}
+
+func newLineStream(c *net.UnixConn, memory *budget, uid uint32, limit func() int64, refuse func(*rpc.Error)) *lineStream {
+	return &lineStream{conn: c, in: bufio.NewReaderSize(c, smallMessage), limit: limit, refuse: refuse,
+		memory: memory, uid: uid, patience: messageTimeout, idle: make(chan struct{})}
 }
 
 // ReadObject implements jsonrpc2.ObjectStream.
 func (s *lineStream) ReadObject(v any) error {
 	for {
-		line, err := s.readLine()
-		if err == errTooLong {
-			s.reject(rpc.Errorf(rpc.CodeInvalidRequest, "message is longer than %d bytes", s.limit()))
+		held := &share{budget: s.memory, uid: s.uid}
+		envelope, params, err := s.readRequest(held)
+		if envelope == nil {
+			held.release()
+			if err != nil {
+				return err
+			}
 			continue
 		}
-		if err != nil && len(line) == 0 {
-			s.drain()
-			return err
-		}
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
-		}
-		envelope, params, bad := parseEnvelope(line)
-		if bad != nil {
-			s.reject(bad)
-			continue
-		}
-		s.params = params
+		s.read = &message{params: params, request: held}
 		s.begin()
 		return json.Unmarshal(envelope, v)
 	}
 }
 
-// takeParams hands over the parameters of the request just read.
-func (s *lineStream) takeParams() json.RawMessage {
-	p := s.params
-	s.params = nil
-	return p
+// readRequest reads one line and answers it itself, without an envelope or an
+// error, if it is not a request.
+func (s *lineStream) readRequest(held *share) (envelope []byte, params json.RawMessage, _ error) {
+	line, err := s.readLine(held)
+	switch {
+	case err == errTooLong:
+		s.reject(rpc.Errorf(rpc.CodeInvalidRequest, "message is longer than %d bytes", s.limit()))
+		return nil, nil, nil
+	case err == errNoMemory:
+		s.reject(noMemory())
+		return nil, nil, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.reject(rpc.Errorf(rpc.CodeInvalidRequest, "message has not come to its end within %v", s.patience))
+		return nil, nil, err
+	case err != nil && len(line) == 0:
+		s.drain()
+		return nil, nil, err
+	case len(bytes.TrimSpace(line)) == 0:
+		return nil, nil, nil
+	}
+	envelope, params, bad := parseEnvelope(line)
+	if bad != nil {
+		s.reject(bad)
+		return nil, nil, nil
+	}
+	if len(line) <= smallMessage {
+		params = bytes.Clone(params) // the line is the reader's buffer
+	}
+	return envelope, params, nil
 }
 
-var errTooLong = errors.New("line too long")
+// takeMessage hands over the request just read.
+func (s *lineStream) takeMessage() *message {
+	m := s.read
+	s.read = nil
+	return m
+}
+
+// Why a line was dropped.
+var (
+	errTooLong  = errors.New("line too long")
+	errNoMemory = errors.New("no memory for the line")
+)
+
+// noMemory is the refusal of a request that does not fit into memory together
+// with those that are there.
+func noMemory() *rpc.Error {
+	e := rpc.Busy(time.Second, "the requests that are being worked on leave no memory for this one")
+	e.Data.Rule = "memory"
+	return e
+}
 
 // readLine reads up to the next newline, or end of input, without it. A longer
-// line is read to its end and dropped.
-func (s *lineStream) readLine() ([]byte, error) {
+// line, or one that there is no memory for, is read to its end and dropped.
+// Lines longer than smallMessage are the caller's to keep; others are valid
+// until the next call.
+func (s *lineStream) readLine(held *share) ([]byte, error) {
 	limit := s.limit()
 	var line []byte
+	defer func() {
+		if line != nil {
+			_ = s.conn.SetReadDeadline(time.Time{})
+		}
+	}()
 	for {
 		part, err := s.in.ReadSlice('\n')
 		size := int64(len(line) + len(part))
@@ -96,16 +181,28 @@ func (s *lineStream) readLine() ([]byte, error) {
 			size-- // the newline
 		}
 		if size > limit {
-			for err == bufio.ErrBufferFull {
-				_, err = s.in.ReadSlice('\n')
-			}
-			// End of input, if that is what err says, comes again with the next read.
-			return nil, errTooLong
+			return nil, s.skipLine(err, errTooLong)
 		}
-		if err == nil && line == nil {
+		if err != bufio.ErrBufferFull && line == nil {
 			// One slice held it all, and it stays ours until the next read: by
 			// then it has been decoded.
-			return bytes.TrimSuffix(part, []byte("\n")), nil
+			return bytes.TrimSuffix(part, []byte("\n")), err
+		}
+		if line == nil {
+			_ = s.conn.SetReadDeadline(time.Now().Add(s.patience))
+		}
+		if len(line)+len(part) > cap(line) {
+			// As append does, with the memory of both counted while there are both.
+			// Room for one buffer more than the limit: the newline is still in it.
+			size := min(max(2*cap(line), 4*smallMessage), int(limit)+smallMessage)
+			if !held.grow(int64(size)) {
+				// What was read is garbage from here on.
+				_ = s.conn.SetReadDeadline(time.Time{})
+				held.release()
+				return nil, s.skipLine(err, errNoMemory)
+			}
+			line = append(make([]byte, 0, size), line...)
+			held.resize(int64(size))
 		}
 		line = append(line, part...)
 		if err != bufio.ErrBufferFull {
@@ -114,8 +211,20 @@ func (s *lineStream) readLine() ([]byte, error) {
 	}
 }
 
+// skipLine reads on to the end of the line, if err says that there is more, and
+// returns why. End of input, if that is what is read, comes again with the next
+// read.
+func (s *lineStream) skipLine(err, why error) error {
+	_ = s.conn.SetReadDeadline(time.Time{})
+	for err == bufio.ErrBufferFull {
+		_, err = s.in.ReadSlice('\n')
+	}
+	return why
+}
+
 // parseEnvelope checks a message and takes its parameters out. The envelope
-// that it returns is what the library needs to see.
+// that it returns is what the library needs to see; the parameters are a part
+// of the line.
 func parseEnvelope(line []byte) (envelope []byte, params json.RawMessage, bad *rpc.Error) {
 	invalid := func(format string, args ...any) (_ []byte, _ json.RawMessage, bad *rpc.Error) {
 		return nil, nil, rpc.Errorf(rpc.CodeInvalidRequest, format, args...)
@@ -124,42 +233,65 @@ func parseEnvelope(line []byte) (envelope []byte, params json.RawMessage, bad *r
 		// encoding/json would put U+FFFD into the program without a word.
 		return nil, nil, rpc.Errorf(rpc.CodeParseError, "not UTF-8")
 	}
-	if line = bytes.TrimSpace(line); line[0] == '[' && json.Valid(line) {
+	line = bytes.Trim(line, space)
+	if !json.Valid(line) {
+		return nil, nil, rpc.Errorf(rpc.CodeParseError, "not JSON: %v", syntaxError(line))
+	}
+	switch line[0] {
+	case '[':
 		return invalid("batches are not supported: send one request a line")
-	}
-	var m struct {
-		JSONRPC json.RawMessage `json:"jsonrpc"`
-		ID      json.RawMessage `json:"id"`
-		Method  json.RawMessage `json:"method"`
-		Params  json.RawMessage `json:"params"`
-	}
-	if err := json.Unmarshal(line, &m); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			return nil, nil, rpc.Errorf(rpc.CodeParseError, "not JSON: %v at byte %d", syntax, syntax.Offset)
-		}
+	case '{':
+	default:
 		return invalid("a message has to be a JSON object")
 	}
-	var method string
+	// encoding/json would take "METHOD" for "method", and the last of two.
+	var version, id, method json.RawMessage
+	known := map[string]*json.RawMessage{"jsonrpc": &version, "id": &id, "method": &method, "params": &params}
+	twice := ""
+	each(line, func(name, value json.RawMessage) bool {
+		member := known[unquote(name)]
+		switch {
+		case member == nil:
+		case *member != nil:
+			twice = unquote(name)
+		default:
+			*member = value
+		}
+		return twice == ""
+	})
 	switch {
-	case string(m.JSONRPC) != `"2.0"`:
+	case twice != "":
+		return invalid("%s stands there twice", twice)
+	case string(version) != `"2.0"`:
 		return invalid(`jsonrpc has to be "2.0"`)
-	case len(m.Method) == 0 || m.Method[0] != '"' || json.Unmarshal(m.Method, &method) != nil:
+	case len(method) == 0 || method[0] != '"':
 		return invalid("method has to be a string")
-	case m.ID != nil && !usableID(m.ID):
+	case id != nil && !usableID(id):
 		return invalid("id has to be a string or a whole number from 0 to 2^53")
-	case m.Params != nil && m.Params[0] != '{' && m.Params[0] != '[':
+	case params != nil && params[0] != '{' && params[0] != '[':
 		return invalid("params has to be an object")
+	case len(method) > maxName || len(id) > maxName:
+		return invalid("method and id are at most %d bytes long", maxName)
 	}
 	out := map[string]any{"jsonrpc": "2.0", "method": method}
-	if m.ID != nil {
-		out["id"] = m.ID
+	if id != nil {
+		out["id"] = id
 	}
 	envelope, err := json.Marshal(out)
 	if err != nil {
 		return invalid("%v", err)
 	}
-	return envelope, bytes.Clone(m.Params), nil
+	return envelope, params, nil
+}
+
+// syntaxError says where what is not valid JSON stops being JSON.
+func syntaxError(line []byte) string {
+	err := json.Unmarshal(line, new(json.RawMessage))
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Sprintf("%v at byte %d", syntax, syntax.Offset)
+	}
+	return fmt.Sprint(err)
 }
 
 func usableID(id json.RawMessage) bool {
@@ -170,31 +302,16 @@ func usableID(id json.RawMessage) bool {
 	return err == nil && n <= 1<<53
 }
 
-// WriteObject implements jsonrpc2.ObjectStream.
+// WriteObject implements jsonrpc2.ObjectStream. The library has nothing to
+// write: answers are sent without it, as it would encode each several times.
 func (s *lineStream) WriteObject(v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return s.write(append(data, '\n'))
-}
-
-func (s *lineStream) write(line []byte) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	_ = s.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err := s.conn.Write(line)
-	if err != nil {
-		// A client that takes half an answer must not get another behind it.
-		s.conn.Close()
-	}
-	return err
+	return s.send(func(w *bufio.Writer) error { return writeValue(w, v) })
 }
 
 // reject answers what is not a request, with id null as JSON-RPC says.
 func (s *lineStream) reject(e *rpc.Error) {
 	s.refuse(e)
-	_ = s.WriteObject(map[string]any{"jsonrpc": "2.0", "id": nil, "error": e.Wire()})
+	_ = s.refusal(nil, e)
 }
 
 // Close implements jsonrpc2.ObjectStream.

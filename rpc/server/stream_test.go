@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sourcegraph/jsonrpc2"
 	"golang.org/x/sys/unix"
@@ -56,7 +57,13 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 		{"\x00", rpc.CodeParseError, `not JSON: invalid character '\x00' looking for beginning of value at byte 1`},
 		{`5`, rpc.CodeInvalidRequest, "a message has to be a JSON object"},
 		{`"x"`, rpc.CodeInvalidRequest, "a message has to be a JSON object"},
-		{`null`, rpc.CodeInvalidRequest, version},
+		{`null`, rpc.CodeInvalidRequest, "a message has to be a JSON object"},
+		// Names are exact, and each stands there once.
+		{`{"JSONRPC":"2.0","id":1,"method":"m"}`, rpc.CodeInvalidRequest, version},
+		{`{"jsonrpc":"2.0","id":1,"METHOD":"m"}`, rpc.CodeInvalidRequest, method},
+		{`{"jsonrpc":"2.0","id":1,"method":"m","method":"n"}`, rpc.CodeInvalidRequest, "method stands there twice"},
+		{`{"jsonrpc":"2.0","id":1,"\u0069d":2,"method":"m"}`, rpc.CodeInvalidRequest, "id stands there twice"},
+		{`{"jsonrpc":"2.0","id":1,"method":"m","params":{},"params":{}}`, rpc.CodeInvalidRequest, "params stands there twice"},
 		{`[]`, rpc.CodeInvalidRequest, "batches are not supported: send one request a line"},
 		{`[{"jsonrpc":"2.0","id":1,"method":"status"}]`, rpc.CodeInvalidRequest, "batches are not supported: send one request a line"},
 		{`{}`, rpc.CodeInvalidRequest, version},
@@ -102,16 +109,61 @@ func TestParseEnvelopeRefusesWhatIsNoUTF8(t *testing.T) {
 	assert.Equal(t, bad.Code, int64(rpc.CodeParseError))
 }
 
-// The line is reused for the next message; the parameters are not.
-func TestParametersAreACopy(t *testing.T) {
-	line := []byte(`{"jsonrpc":"2.0","id":"abc","method":"execute","params":{"code":"x"}}`)
-	envelope, params, bad := parseEnvelope(line)
-	assert.Assert(t, bad == nil)
-	for i := range line {
-		line[i] = '!'
+// The buffer is reused for the next message; the parameters are not.
+func TestParametersStay(t *testing.T) {
+	for _, size := range []int{1, smallMessage - 100, smallMessage, 10 * smallMessage} {
+		params := func(c string) string { return `{"code":"` + strings.Repeat(c, size) + `"}` }
+		line := func(c string) string {
+			return `{"jsonrpc":"2.0","id":"abc","method":"execute","params":` + params(c) + "}\n"
+		}
+		s, _, _ := streamOf(t, 1<<20, line("x")+line("!"))
+		var r jsonrpc2.Request
+		assert.NilError(t, s.ReadObject(&r))
+		first := s.takeMessage()
+		assert.NilError(t, s.ReadObject(&r))
+		assert.Check(t, string(first.take()) == params("x"), "of %d bytes", size)
 	}
-	assert.Equal(t, string(params), `{"code":"x"}`)
-	assert.Equal(t, string(envelope), `{"id":"abc","jsonrpc":"2.0","method":"execute"}`)
+}
+
+// A message that there is no memory for is refused at once, and the next one
+// read.
+func TestReadObjectWithoutMemory(t *testing.T) {
+	const good = `{"jsonrpc":"2.0","id":7,"method":"version"}`
+	s, client, refused := streamOf(t, 1<<30, strings.Repeat("x", 1<<20)+"\n"+good)
+	assert.Assert(t, s.memory.take(1, s.memory.total-100<<10))
+	var r jsonrpc2.Request
+	assert.NilError(t, s.ReadObject(&r))
+	assert.Equal(t, r.Method, "version")
+	assert.Equal(t, len(*refused), 1)
+	assert.Equal(t, (*refused)[0].Code, int64(rpc.CodeBusy))
+	line, err := bufio.NewReader(client).ReadString('\n')
+	assert.NilError(t, err)
+	assert.Check(t, strings.Contains(line, `"id":null`) && strings.Contains(line, `"kind":"busy"`), "%s", line)
+	s.takeMessage().release()
+	assert.Equal(t, s.memory.users[0], int64(0))
+}
+
+// A message that holds memory has to come to its end; one that holds none may
+// take its time.
+func TestReadObjectRunsOutOfPatience(t *testing.T) {
+	ours, theirs := pair(t)
+	s := newLineStream(ours, newBudget(1<<30), 0, func() int64 { return 1 << 20 }, func(*rpc.Error) {})
+	s.patience = 50 * time.Millisecond
+	go func() {
+		time.Sleep(4 * s.patience)
+		_, _ = io.WriteString(theirs, `{"jsonrpc":"2.0","id":7,`)
+		time.Sleep(4 * s.patience)
+		_, _ = io.WriteString(theirs, `"method":"version"}`+"\n"+strings.Repeat("x", 100<<10))
+	}()
+	var r jsonrpc2.Request
+	assert.NilError(t, s.ReadObject(&r))
+	s.takeMessage().release()
+	s.finish()
+	assert.ErrorIs(t, s.ReadObject(&r), os.ErrDeadlineExceeded)
+	assert.Equal(t, s.memory.used, int64(0))
+	line, err := bufio.NewReader(theirs).ReadString('\n')
+	assert.NilError(t, err)
+	assert.Check(t, strings.Contains(line, "not come to its end"), "%s", line)
 }
 
 // FuzzEnvelope holds that no line makes parseEnvelope panic, that what it
@@ -121,7 +173,8 @@ func FuzzEnvelope(f *testing.F) {
 	for _, line := range []string{
 		`{"jsonrpc":"2.0","id":1,"method":"status"}`, `{"jsonrpc":"2.0","id":"a<\u2028\ud83d\ude00","method":"m","params":{"a":[]}}`,
 		`{"jsonrpc":"2.0","method":"m","params":[1]}`, `[]`, `null`, `{`, "\x00", `{"jsonrpc":"2.0","id":null,"method":null}`,
-		`{"id":1,"id":"b","jsonrpc":"2.0","method":"m"}`, "{\"jsonrpc\":\"2.0\",\"id\":\"\xff\",\"method\":\"m\"}", "\u0085{}", `{"ID":1}`,
+		`{"id":1,"id":"b","jsonrpc":"2.0","method":"m"}`, `{"jsonrpc":"2.0","ID":1,"METHOD":"m","method":"n"}`,
+		`{"jsonrpc":"2.0","m\u0065thod":"m","params":{"a":"]}\\","b":[{}]}}`, "{\"jsonrpc\":\"2.0\",\"id\":\"\xff\",\"method\":\"m\"}", "\u0085{}", `{"ID":1}`,
 	} {
 		f.Add([]byte(line))
 	}
@@ -138,6 +191,19 @@ func FuzzEnvelope(f *testing.F) {
 		}
 		if !json.Valid(line) {
 			t.Fatalf("%q is accepted", line)
+		}
+		// Without regard to case, as encoding/json decodes below.
+		members := map[string]json.RawMessage{}
+		if err := json.Unmarshal(line, &members); err != nil {
+			t.Fatal(err)
+		}
+		for name := range members {
+			if lower := strings.ToLower(name); lower != name && (lower == "id" || lower == "method") {
+				return
+			}
+		}
+		if !bytes.Equal(bytes.Trim(members["params"], space), params) && !sameJSON(members["params"], params) {
+			t.Errorf("%q: params %q", line, params)
 		}
 		if params != nil && (!json.Valid(params) || params[0] != '{' && params[0] != '[') {
 			t.Errorf("%q has parameters %q", line, params)
@@ -178,6 +244,11 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
+func sameJSON(a, b []byte) bool {
+	var x, y bytes.Buffer
+	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
+}
+
 // streamOf is the server's end of a connection on which the client has sent
 // the text and closed its sending direction; and the client's end.
 func streamOf(t *testing.T, limit int64, sent string) (*lineStream, *net.UnixConn, *[]*rpc.Error) {
@@ -188,7 +259,7 @@ func streamOf(t *testing.T, limit int64, sent string) (*lineStream, *net.UnixCon
 		_ = theirs.CloseWrite()
 	}()
 	refused := new([]*rpc.Error)
-	return newLineStream(ours, func() int64 { return limit }, func(e *rpc.Error) { *refused = append(*refused, e) }), theirs, refused
+	return newLineStream(ours, newBudget(1<<30), 0, func() int64 { return limit }, func(e *rpc.Error) { *refused = append(*refused, e) }), theirs, refused
 }
 
 func pair(t *testing.T) (a, b *net.UnixConn) {
@@ -234,7 +305,10 @@ func TestReadLine(t *testing.T) {
 				s, _, _ := streamOf(t, int64(limit), test.sent)
 				var got []string
 				for {
-					line, err := s.readLine()
+					held := &share{budget: s.memory}
+					line, err := s.readLine(held)
+					assert.Check(t, held.n >= int64(cap(line)) || len(line) <= smallMessage, "%d bytes are held for a line of %d", held.n, cap(line))
+					held.release()
 					if errors.Is(err, errTooLong) {
 						got = append(got, tooLong)
 						continue
@@ -267,11 +341,14 @@ func TestReadObjectRejects(t *testing.T) {
 	assert.Equal(t, r.Method, "execute")
 	assert.Check(t, r.Params == nil) // the library need not carry them
 	assert.Equal(t, r.ID, jsonrpc2.ID{Num: 7})
-	assert.Equal(t, string(s.takeParams()), `{"code":"x"}`)
-	assert.Check(t, s.takeParams() == nil)
+	m := s.takeMessage()
+	assert.Equal(t, string(m.take()), `{"code":"x"}`)
+	assert.Check(t, m.take() == nil && s.takeMessage() == nil)
+	m.release()
 	s.finish()
 	assert.Equal(t, s.ReadObject(&r), io.EOF)
 	assert.NilError(t, s.Close())
+	assert.Equal(t, s.memory.used, int64(0))
 
 	var codes []int64
 	for _, e := range *refused {

@@ -34,6 +34,7 @@ func allSections() []section {
 		{"humaneval", (*bench).humanEval},
 		{"growth", (*bench).growth},
 		{"connections", (*bench).connections},
+		{"fairness", (*bench).fairness},
 		{"rss", (*bench).rssGrowth},
 	}
 }

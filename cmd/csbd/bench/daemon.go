@@ -45,7 +45,7 @@ profiles:
     queue: 1000
     rate: 1000000/min
 rules:
-  - {user: 0, profile: default}
+  - {user: "*", profile: default}
 pools:
   - {image: %[1]s, profile: default, ready: %[2]d, max: %[2]d}
 `
@@ -133,6 +133,7 @@ func (d *daemon) start(bin, imageDir string) error {
 		"CSBD_POLICY=" + policyFile,
 		"CSBD_IMAGE_DIR=" + imageDir,
 		"CSBD_CGROUP=" + cgroupBase,
+		"CSBD_MEMORY=8GiB", // every output may be the largest, and many run
 	}
 	if d.launcher != "" {
 		d.cmd.Env = append(d.cmd.Env, "CSBD_LAUNCHER="+d.launcher)

@@ -52,6 +52,8 @@ type Options struct {
 	Wrapper []string
 	// Foreign says that the socket is not csbd's own and stays when it ends.
 	Foreign bool
+	// Plain has csbd without the race detector, whose memory is not csbd's.
+	Plain bool
 	// Unready says that csbd need not come so far as to serve.
 	Unready bool
 }
@@ -120,7 +122,7 @@ func (d *Daemon) start(t testing.TB) {
 	assert.NilError(t, err)
 	defer log.Close()
 	d.logFile = log.Name()
-	command := append(slices.Clone(d.options.Wrapper), Binary(t, "csbd"))
+	command := append(slices.Clone(d.options.Wrapper), build(t, "csbd", raceEnabled() && !d.options.Plain))
 	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Env = d.Environment(t)
 	d.cmd.Dir = d.Dir
@@ -386,10 +388,15 @@ var building sync.Mutex
 // detector if the test has it, and returns its path.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
+	return build(t, name, raceEnabled())
+}
+
+func build(t testing.TB, name string, race bool) string {
+	t.Helper()
 	building.Lock()
 	defer building.Unlock()
 	flavour, flags := "plain", []string{"build"}
-	if raceEnabled() {
+	if race {
 		flavour, flags = "race", append(flags, "-race")
 	}
 	dir := filepath.Join(imagetest.Root(), "run", "test", flavour)
@@ -407,7 +414,7 @@ func Binary(t testing.TB, name string) string {
 	next := filepath.Join(dir, ".next-"+name)
 	cmd := exec.Command("go", append(flags, "-o", next, "./cmd/"+name)...)
 	cmd.Dir = imagetest.Root()
-	if raceEnabled() {
+	if race {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	}
 	out, err := cmd.CombinedOutput()
