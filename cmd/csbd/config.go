@@ -38,6 +38,7 @@ type config struct {
 	PoolMemory  byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
 	SandboxAge  time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
 	SnapshotAge time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
+	ProofEvery  time.Duration `split_words:"true" default:"10m" desc:"how often csbd looks at its sandboxes from inside; 0 is at the start only"`
 	StopTimeout time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel    slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 	LogFormat   logFormat     `split_words:"true" default:"text" desc:"text or json"`
@@ -144,7 +145,7 @@ func readConfig() (config, error) {
 		return c, fmt.Errorf("environment: CSBD_EXECUTIONS=%d: want a positive number", c.Executions)
 	}
 	for name, d := range map[string]time.Duration{
-		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge} {
+		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge, "PROOF_EVERY": c.ProofEvery} {
 		if d < 0 {
 			return c, fmt.Errorf("environment: CSBD_%s=%v: want a positive duration", name, d)
 		}

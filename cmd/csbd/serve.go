@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -64,7 +64,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		Log:        log,
 	})
 	// Before the socket exists: who can connect can expect to be served.
-	if err := prove(ctx, srv, current, log); err != nil {
+	if _, err := srv.Prove(ctx, false); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to stop before it had begun
 		}
@@ -79,6 +79,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	log.Info("serving", "socket", listener.Addr().String(), "version", version, "runsc", runtime.Version(),
 		"cgroup", runtime.CgroupVersion(), "unenforced", runtime.Unenforceable())
 	notify(log, daemon.SdNotifyReady)
+
+	proving, enough := context.WithCancel(ctx)
+	var proofs sync.WaitGroup
+	defer proofs.Wait()
+	defer enough()
+	proofs.Go(func() { srv.KeepProving(proving, c.ProofEvery) })
 
 	refresh := time.NewTicker(refreshEvery)
 	defer refresh.Stop()
@@ -105,24 +111,6 @@ func serve(ctx context.Context, stderr io.Writer) error {
 			return err
 		}
 	}
-}
-
-// prove runs a program under each profile whose default image is there. csbd
-// does not serve what it has seen fail.
-func prove(ctx context.Context, srv *server.Server, p *policy.Policy, log *slog.Logger) error {
-	for _, profile := range p.Profiles() {
-		start := time.Now()
-		err := srv.Probe(ctx, profile)
-		if errors.Is(err, images.ErrNotFound) || errors.Is(err, images.ErrStale) {
-			log.Warn("image cannot be used", "profile", profile.Name, "error", err)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("self-test of profile %s: %w", profile.Name, err)
-		}
-		log.Info("self-test passed", "profile", profile.Name, "duration", time.Since(start).Round(time.Millisecond))
-	}
-	return nil
 }
 
 // enforceable refuses a policy whose limits this host cannot enforce, unless

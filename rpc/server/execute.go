@@ -42,6 +42,10 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, raw j
 		return nil, failed
 	}
 	spec.ID = id
+	if why := s.prover.unproven(); why != "" {
+		log.Error("execution refused", "problem", why)
+		return nil, internal(id)
+	}
 	decision, err := profile.Decide(request)
 	if err != nil {
 		log.Info("refused", "profile", profile.Name, "reason", err)

@@ -62,6 +62,7 @@ type Server struct {
 	queue      *queue.Queue
 	started    time.Time
 	health     health
+	prover     *prover
 	counters   counters
 
 	// background counts connections and sandboxes being closed.
@@ -94,6 +95,7 @@ func New(c Config) *Server {
 		Config:      c,
 		queue:       queue.New(c.Executions),
 		started:     time.Now(),
+		prover:      newProver(),
 		listeners:   map[net.Listener]bool{},
 		connections: map[*connection]bool{},
 		executions:  map[string]execution{},
@@ -392,6 +394,11 @@ func (c *connection) call(ctx context.Context, method string, params json.RawMes
 		return c.server.show(profile, rule), noParams(params)
 	case rpc.MethodPolicyCheck:
 		return check(params)
+	case rpc.MethodDoctor:
+		if failed := noParams(params); failed != nil {
+			return nil, failed
+		}
+		return c.server.doctor(ctx)
 	case rpc.MethodImagesList:
 		return c.server.images(profile), noParams(params)
 	}
