@@ -189,6 +189,7 @@ const usage = `csbd runs Python programs for local callers, each in a gVisor san
 
   csbd [serve]            serve until SIGTERM; SIGHUP reads the policy again
   csbd check FILE         say whether a policy file is right
+  csbd doctor [--json]    say whether isolation works here, and how to mend it
   csbd image build DIR    build the image that DIR/pyproject.toml describes
   csbd image list         list the images
   csbd image remove NAME  remove an image
