@@ -264,6 +264,8 @@ type Status struct {
 	PolicyGeneration int64 `json:"policy_generation"`
 	// Pools of sandboxes that are kept ready.
 	Pools []Pool `json:"pools"`
+	// Audit counts lines of the audit; nil if there is none.
+	Audit *Audit `json:"audit,omitempty"`
 	// Caller is who csbd takes the client for.
 	Caller Caller `json:"caller"`
 }
@@ -306,6 +308,13 @@ const (
 	SnapshotMaking = "making"
 	SnapshotReady  = "ready"
 )
+
+// Audit counts the lines of csbd's audit since the start.
+type Audit struct {
+	Written int64 `json:"written"`
+	// Lost could not be written: the disk was full, or too many came at once.
+	Lost int64 `json:"lost"`
+}
 
 // A Caller is a peer as the kernel and the group database describe it.
 type Caller struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
+	"github.com/fcarli/codesandbox/rpc/server/audit"
 )
 
 // serve is csbd: it returns when ctx has ended and everything is put away.
@@ -52,6 +53,15 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)
+	var lines *audit.Log
+	if c.Audit != "" {
+		file, err := audit.Open(c.Audit, int64(c.AuditSize), int(c.AuditKeep))
+		if err != nil {
+			return err
+		}
+		lines = audit.New(file, log)
+		defer lines.Close()
+	}
 	srv := server.New(server.Config{
 		Sandboxes:  source,
 		Images:     store,
@@ -62,6 +72,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		Executions: int(c.Executions),
 		Unenforced: runtime.Unenforceable(),
 		Log:        log,
+		Audit:      lines,
 	})
 	// Before the socket exists: who can connect can expect to be served.
 	if _, err := srv.Prove(ctx, false); err != nil {

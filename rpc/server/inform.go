@@ -59,6 +59,10 @@ func (s *Server) status(p peer) rpc.Status {
 	}
 	out.PolicyGeneration = s.generation.Load()
 	out.Executions, out.Refused = s.counters.read()
+	if s.Audit != nil {
+		out.Audit = &rpc.Audit{}
+		out.Audit.Written, out.Audit.Lost = s.Audit.Counts()
+	}
 	out.Pools = []rpc.Pool{}
 	if s.Pools != nil {
 		out.Pools = append(out.Pools, s.Pools()...)

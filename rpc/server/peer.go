@@ -15,6 +15,7 @@ import (
 // it when it connected.
 type peer struct {
 	uid    uint32
+	gid    uint32
 	pid    int32
 	groups []uint32
 }
@@ -36,7 +37,7 @@ func identify(c *net.UnixConn) (peer, error) {
 		if cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); inner != nil {
 			return
 		}
-		p = peer{uid: cred.Uid, pid: cred.Pid, groups: []uint32{cred.Gid}}
+		p = peer{uid: cred.Uid, gid: cred.Gid, pid: cred.Pid, groups: []uint32{cred.Gid}}
 		var more []uint32
 		if more, inner = peerGroups(fd); inner == nil {
 			p.groups = append(p.groups, more...)

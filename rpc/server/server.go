@@ -20,6 +20,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
+	"github.com/fcarli/codesandbox/rpc/server/audit"
 	"github.com/fcarli/codesandbox/rpc/server/queue"
 )
 
@@ -52,6 +53,8 @@ type Config struct {
 	// Pools describes the sandboxes that are kept ready; nil if none ever are.
 	Pools func() []rpc.Pool
 	Log   *slog.Logger
+	// Audit gets a line for each execution and each refusal; nil is none.
+	Audit *audit.Log
 }
 
 // A Server serves the protocol. Its zero value is not usable; see New.
@@ -197,7 +200,9 @@ type connection struct {
 	peer   peer
 	stream *lineStream
 	log    *slog.Logger
-	slots  chan struct{} // bounds the requests that are worked on at a time
+	// What the peer was when it connected, for the audit.
+	executable, unit string
+	slots            chan struct{} // bounds the requests that are worked on at a time
 
 	mu       sync.Mutex
 	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
@@ -219,7 +224,13 @@ func (s *Server) serve(c *net.UnixConn) {
 		log:   s.Log.With("uid", p.uid, "pid", p.pid),
 		slots: make(chan struct{}, maxInFlight),
 	}
-	conn.stream = newLineStream(c, conn.maxMessage, s.counters.refused)
+	if s.Audit != nil {
+		conn.executable, conn.unit = process(p.pid)
+	}
+	conn.stream = newLineStream(c, conn.maxMessage, func(e *rpc.Error) {
+		s.counters.refused(e)
+		conn.audit(nil, nil, e)
+	})
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -285,7 +296,7 @@ func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonr
 	ctx, cancel := context.WithCancelCause(ctx)
 	if req.Method == rpc.MethodExecute && !req.Notif {
 		if !c.register(req.ID, cancel) {
-			c.reply(conn, req, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %s is the id of a request that is still running", req.ID))
+			c.reply(conn, req, nil, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %s is the id of a request that is still running", req.ID))
 			c.done()
 			cancel(nil)
 			return
@@ -294,11 +305,12 @@ func (c *connection) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonr
 	go func() {
 		defer c.done()
 		defer cancel(nil)
-		result, err := c.call(ctx, req.Method, params)
+		line := &record{}
+		result, err := c.call(ctx, req.Method, params, line)
 		if req.Method == rpc.MethodExecute && !req.Notif {
 			c.unregister(req.ID)
 		}
-		c.reply(conn, req, result, err)
+		c.reply(conn, req, line, result, err)
 	}()
 }
 
@@ -346,7 +358,7 @@ func (c *connection) unregister(id jsonrpc2.ID) {
 }
 
 // reply sends the answer to a request, if it wants one.
-func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, result any, err *rpc.Error) {
+func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, line *record, result any, err *rpc.Error) {
 	response := &jsonrpc2.Response{ID: req.ID}
 	if err == nil {
 		if e := response.SetResult(result); e != nil {
@@ -358,6 +370,7 @@ func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, result an
 		c.server.counters.refused(err)
 		response.Error = err.Wire()
 	}
+	c.audit(line, result, err)
 	if req.Notif {
 		return
 	}
@@ -367,7 +380,7 @@ func (c *connection) reply(conn *jsonrpc2.Conn, req *jsonrpc2.Request, result an
 }
 
 // call carries a request out.
-func (c *connection) call(ctx context.Context, method string, params json.RawMessage) (_ any, failed *rpc.Error) {
+func (c *connection) call(ctx context.Context, method string, params json.RawMessage, line *record) (_ any, failed *rpc.Error) {
 	defer func() {
 		if r := recover(); r != nil {
 			id := newID()
@@ -385,7 +398,7 @@ func (c *connection) call(ctx context.Context, method string, params json.RawMes
 	}
 	switch method {
 	case rpc.MethodExecute:
-		return c.execute(ctx, profile, params)
+		return c.execute(ctx, profile, params, line)
 	case rpc.MethodCancel:
 		return c.cancel(params)
 	case rpc.MethodStatus:
