@@ -106,6 +106,8 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		case <-hangup:
 			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 			reload(c, srv, source, runtime, log)
+			// New profiles have not been seen to work yet; failing is logged.
+			proofs.Go(func() { _, _ = srv.Prove(proving, false) })
 			notify(log, daemon.SdNotifyReady)
 		case <-ctx.Done():
 			notify(log, daemon.SdNotifyStopping)
