@@ -27,6 +27,7 @@
 //	policy.show    none                Profile       what the caller may do
 //	policy.check   PolicyCheckParams   PolicyCheck   whether a policy file is right
 //	images.list    none                ImageList     the images the caller may use
+//	doctor         none                Doctor        whether isolation works
 //
 // Parameters are objects; unknown members are errors. "none" takes no
 // parameters, or an empty object. Callers that no rule of the policy matches
@@ -36,7 +37,11 @@
 // with an error when it did not run. docs/protocol.md has examples.
 package rpc
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
 
 // ProtocolVersion is raised when a client of the version before would
 // misunderstand an answer.
@@ -51,6 +56,7 @@ const (
 	MethodPolicyShow  = "policy.show"
 	MethodPolicyCheck = "policy.check"
 	MethodImagesList  = "images.list"
+	MethodDoctor      = "doctor"
 )
 
 // ExecuteParams ask for the execution of one program. Everything but the code
@@ -241,7 +247,7 @@ type Status struct {
 	// Uptime in seconds.
 	Uptime float64 `json:"uptime"`
 	// Ready says that executions can be expected to succeed: the last start of
-	// a sandbox did.
+	// a sandbox did, and the last self-test.
 	Ready bool `json:"ready"`
 	// Problem is why Ready is false.
 	Problem string `json:"problem,omitempty"`
@@ -258,6 +264,8 @@ type Status struct {
 	PolicyGeneration int64 `json:"policy_generation"`
 	// Pools of sandboxes that are kept ready.
 	Pools []Pool `json:"pools"`
+	// Audit counts lines of the audit; nil if there is none.
+	Audit *Audit `json:"audit,omitempty"`
 	// Caller is who csbd takes the client for.
 	Caller Caller `json:"caller"`
 }
@@ -300,6 +308,13 @@ const (
 	SnapshotMaking = "making"
 	SnapshotReady  = "ready"
 )
+
+// Audit counts the lines of csbd's audit since the start.
+type Audit struct {
+	Written int64 `json:"written"`
+	// Lost could not be written: the disk was full, or too many came at once.
+	Lost int64 `json:"lost"`
+}
 
 // A Caller is a peer as the kernel and the group database describe it.
 type Caller struct {
@@ -395,3 +410,59 @@ type Image struct {
 	// Default says that execute without an image uses this one.
 	Default bool `json:"default"`
 }
+
+// Doctor says what csbd found when it looked at its own sandboxes from inside.
+// csbd makes the checks anew unless it has just done so.
+type Doctor struct {
+	// OK says that no check failed.
+	OK bool `json:"ok"`
+	// Duration of the checks, and their Age, in seconds.
+	Duration float64       `json:"duration"`
+	Age      float64       `json:"age"`
+	Checks   []DoctorCheck `json:"checks"`
+}
+
+// String is the report for people.
+func (d Doctor) String() string {
+	var b strings.Builder
+	failed := 0
+	for _, c := range d.Checks {
+		where := c.Name
+		if c.Profile != "" {
+			where = c.Profile + ": " + c.Name
+		}
+		fmt.Fprintf(&b, "%-8s%s: %s\n", c.Status, where, c.Proves)
+		if c.Cause != "" {
+			fmt.Fprintf(&b, "        cause: %s\n", c.Cause)
+		}
+		if c.Fix != "" {
+			fmt.Fprintf(&b, "        fix: %s\n", c.Fix)
+		}
+		if c.Status == CheckFailed {
+			failed++
+		}
+	}
+	fmt.Fprintf(&b, "%d checks, %d failed\n", len(d.Checks), failed)
+	return b.String()
+}
+
+// A DoctorCheck is one thing that was looked at.
+type DoctorCheck struct {
+	// Profile under which it was, "" for the host.
+	Profile string `json:"profile,omitempty"`
+	Name    string `json:"name"`
+	// Proves is what is shown if it passes, for people.
+	Proves string `json:"proves"`
+	// Status is CheckOK, CheckFailed or CheckSkipped.
+	Status string `json:"status"`
+	// Cause is why it failed or was skipped, Fix what to do about a failure.
+	Cause string `json:"cause,omitempty"`
+	Fix   string `json:"fix,omitempty"`
+}
+
+// What DoctorCheck.Status can be.
+const (
+	CheckOK      = "ok"
+	CheckFailed  = "failed"
+	CheckSkipped = "skipped"
+)

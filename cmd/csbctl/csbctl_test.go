@@ -374,3 +374,13 @@ func refused(t *testing.T, d *servertest.Daemon) {
 	o := once.run(t, d.Socket)
 	assert.Check(t, o.code == 125 && strings.Contains(o.stderr, "1 executions in") && strings.Contains(o.stderr, "hint: try again in 35"), "%+v", o)
 }
+
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	d := servertest.Start(t, servertest.Options{NoImages: true})
+	got := call{args: []string{"doctor"}}.run(t, d.Socket)
+	assert.Check(t, got.code == 1 && strings.Contains(got.stdout, "failed  default: image: ") && strings.Contains(got.stdout, "fix: build it"), "%+v", got)
+	got = call{args: []string{"doctor", "--json"}}.run(t, d.Socket)
+	assert.Check(t, got.code == 1 && strings.HasPrefix(got.stdout, `{"ok":false,`), "%+v", got)
+	assert.Equal(t, call{args: []string{"doctor", "now"}}.run(t, d.Socket).code, 2)
+}

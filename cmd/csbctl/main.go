@@ -33,6 +33,7 @@ const usage = `csbctl runs Python in a sandbox, by way of csbd, and prints the r
   PYTHON_CODE=CODE csbctl [FLAGS]     run CODE
   csbctl [FLAGS] < FILE               run what comes on stdin
   csbctl status | version | images    what csbd is doing, is, and has
+  csbctl doctor [--json]              whether isolation works; how to mend it
   csbctl policy show                  what I may do
   csbctl policy check FILE            whether a policy file is right
 
@@ -116,6 +117,8 @@ func (o *options) dispatch(ctx context.Context, args []string, s streams, getenv
 			return 0, usageError(fmt.Sprintf("%s takes no argument %q", verb, args[1]))
 		}
 		return o.ask(ctx, verb, s)
+	case "doctor":
+		return o.doctor(ctx, args[1:], s)
 	case "policy":
 		return o.policy(ctx, args[1:], s)
 	}

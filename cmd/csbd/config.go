@@ -41,6 +41,10 @@ type config struct {
 	PoolMemory         byteSize      `split_words:"true" default:"4GiB" desc:"most that all waiting sandboxes may hold together"`
 	SandboxAge         time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
 	SnapshotAge        time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
+	ProofEvery         time.Duration `split_words:"true" default:"10m" desc:"how often csbd looks at its sandboxes from inside; 0 is at the start only"`
+	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal; none when empty"`
+	AuditSize          byteSize      `split_words:"true" default:"100MiB" desc:"size at which that file becomes FILE.1"`
+	AuditKeep          count         `split_words:"true" default:"5" desc:"how many older files are kept"`
 	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 	LogFormat          logFormat     `split_words:"true" default:"text" desc:"text or json"`
@@ -152,10 +156,16 @@ func readConfig() (config, error) {
 		}
 	}
 	for name, d := range map[string]time.Duration{
-		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge} {
+		"STOP_TIMEOUT": c.StopTimeout, "SANDBOX_AGE": c.SandboxAge, "SNAPSHOT_AGE": c.SnapshotAge, "PROOF_EVERY": c.ProofEvery} {
 		if d < 0 {
 			return c, fmt.Errorf("environment: CSBD_%s=%v: want a positive duration", name, d)
 		}
+	}
+	if c.Audit != "" && !filepath.IsAbs(c.Audit) {
+		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path", c.Audit)
+	}
+	if c.AuditSize < 4096 || c.AuditKeep < 1 {
+		return c, errors.New("environment: CSBD_AUDIT_SIZE has to be at least 4KiB and CSBD_AUDIT_KEEP at least 1")
 	}
 	if c.Launches == 0 {
 		c.Launches = count(runtime.NumCPU())
@@ -196,6 +206,7 @@ const usage = `csbd runs Python programs for local callers, each in a gVisor san
 
   csbd [serve]            serve until SIGTERM; SIGHUP reads the policy again
   csbd check FILE         say whether a policy file is right
+  csbd doctor [--json]    say whether isolation works here, and how to mend it
   csbd image build DIR    build the image that DIR/pyproject.toml describes
   csbd image list         list the images
   csbd image remove NAME  remove an image

@@ -102,7 +102,7 @@ func TestHelp(t *testing.T) {
 		assert.Equal(t, code, 0)
 		assert.Equal(t, stderr, "")
 		for _, name := range []string{"SOCKET", "SOCKET_MODE", "SOCKET_GROUP", "POLICY", "STATE_DIR", "IMAGE_DIR", "LAUNCHER", "SENTRY", "RUNSC",
-			"PLATFORM", "CGROUP", "EXECUTIONS", "LAUNCHES", "POOL_MEMORY", "SANDBOX_AGE", "SNAPSHOT_AGE", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
+			"PLATFORM", "CGROUP", "EXECUTIONS", "LAUNCHES", "POOL_MEMORY", "SANDBOX_AGE", "SNAPSHOT_AGE", "PROOF_EVERY", "AUDIT", "AUDIT_SIZE", "AUDIT_KEEP", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
 			documented := false
 			for line := range strings.Lines(help) {
 				fields := strings.Fields(line)

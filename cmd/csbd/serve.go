@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,6 +18,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
+	"github.com/fcarli/codesandbox/rpc/server/audit"
 )
 
 // serve is csbd: it returns when ctx has ended and everything is put away.
@@ -71,6 +72,15 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)
+	var lines *audit.Log
+	if c.Audit != "" {
+		file, err := audit.Open(c.Audit, int64(c.AuditSize), int(c.AuditKeep))
+		if err != nil {
+			return err
+		}
+		lines = audit.New(file, log)
+		defer lines.Close()
+	}
 	srv := server.New(server.Config{
 		Sandboxes:          source,
 		Images:             store,
@@ -84,9 +94,10 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		ConnectionsPerUser: int(c.ConnectionsPerUser),
 		Unenforced:         runtime.Unenforceable(),
 		Log:                log,
+		Audit:              lines,
 	})
 	// Before the socket exists: who can connect can expect to be served.
-	if err := prove(ctx, srv, current, log); err != nil {
+	if _, err := srv.Prove(ctx, false); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to stop before it had begun
 		}
@@ -102,6 +113,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		"cgroup", runtime.CgroupVersion(), "unenforced", runtime.Unenforceable())
 	notify(log, daemon.SdNotifyReady)
 
+	proving, enough := context.WithCancel(ctx)
+	var proofs sync.WaitGroup
+	defer proofs.Wait()
+	defer enough()
+	proofs.Go(func() { srv.KeepProving(proving, c.ProofEvery) })
+
 	refresh := time.NewTicker(refreshEvery)
 	defer refresh.Stop()
 	for {
@@ -111,6 +128,8 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		case <-hangup:
 			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 			reload(c, srv, source, runtime, log)
+			// New profiles have not been seen to work yet; failing is logged.
+			proofs.Go(func() { _, _ = srv.Prove(proving, false) })
 			notify(log, daemon.SdNotifyReady)
 		case <-ctx.Done():
 			notify(log, daemon.SdNotifyStopping)
@@ -127,24 +146,6 @@ func serve(ctx context.Context, stderr io.Writer) error {
 			return err
 		}
 	}
-}
-
-// prove runs a program under each profile whose default image is there. csbd
-// does not serve what it has seen fail.
-func prove(ctx context.Context, srv *server.Server, p *policy.Policy, log *slog.Logger) error {
-	for _, profile := range p.Profiles() {
-		start := time.Now()
-		err := srv.Probe(ctx, profile)
-		if errors.Is(err, images.ErrNotFound) || errors.Is(err, images.ErrStale) {
-			log.Warn("image cannot be used", "profile", profile.Name, "error", err)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("self-test of profile %s: %w", profile.Name, err)
-		}
-		log.Info("self-test passed", "profile", profile.Name, "duration", time.Since(start).Round(time.Millisecond))
-	}
-	return nil
 }
 
 // enforceable refuses a policy whose limits this host cannot enforce, unless

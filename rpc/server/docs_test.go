@@ -135,14 +135,14 @@ func TestProtocolDocumented(t *testing.T) {
 	constants := map[string]any{
 		"MethodExecute": rpc.MethodExecute, "MethodCancel": rpc.MethodCancel, "MethodStatus": rpc.MethodStatus,
 		"MethodVersion": rpc.MethodVersion, "MethodPolicyShow": rpc.MethodPolicyShow,
-		"MethodPolicyCheck": rpc.MethodPolicyCheck, "MethodImagesList": rpc.MethodImagesList,
+		"MethodPolicyCheck": rpc.MethodPolicyCheck, "MethodImagesList": rpc.MethodImagesList, "MethodDoctor": rpc.MethodDoctor,
 		"CodeParseError": rpc.CodeParseError, "CodeInvalidRequest": rpc.CodeInvalidRequest,
 		"CodeMethodNotFound": rpc.CodeMethodNotFound, "CodeInvalidParams": rpc.CodeInvalidParams,
 		"CodeInternal": rpc.CodeInternal, "CodeDenied": rpc.CodeDenied, "CodeBusy": rpc.CodeBusy,
 		"CodeUnknownImage": rpc.CodeUnknownImage, "CodeShuttingDown": rpc.CodeShuttingDown, "CodeCancelled": rpc.CodeCancelled,
 	}
 	roots := []any{rpc.ExecuteParams{}, rpc.Result{}, rpc.CancelParams{}, rpc.CancelResult{}, rpc.Status{}, rpc.Version{},
-		rpc.Profile{}, rpc.PolicyCheckParams{}, rpc.PolicyCheck{}, rpc.ImageList{}, rpc.ErrorData{}}
+		rpc.Profile{}, rpc.PolicyCheckParams{}, rpc.PolicyCheck{}, rpc.ImageList{}, rpc.Doctor{}, rpc.ErrorData{}}
 
 	members, structs := map[string][]string{}, map[string]bool{}
 	for _, root := range roots {

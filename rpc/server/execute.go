@@ -28,7 +28,7 @@ const (
 )
 
 // execute runs one program from request to answer.
-func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *message) (_ any, failed *rpc.Error) {
+func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *message, line *record) (_ any, failed *rpc.Error) {
 	s := c.server
 	id := newID()
 	log := c.log.With("id", id)
@@ -38,7 +38,14 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	if failed != nil {
 		return nil, failed
 	}
-	spec.ID = id
+	spec.ID, line.ID, line.Profile = id, id, profile.Name
+	if s.Audit != nil {
+		line.program(spec)
+	}
+	if why := s.prover.unproven(); why != "" {
+		log.Error("execution refused", "problem", why)
+		return nil, internal(id)
+	}
 	decision, err := profile.Decide(request)
 	if err != nil {
 		log.Info("refused", "profile", profile.Name, "reason", err)
@@ -117,10 +124,17 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 		answer.Error.Message = context.Cause(ctx).Error()
 	}
 	s.counters.executed(answer.Status)
+	line.Stdout, line.Stderr = total(stdout), total(stderr)
 	log.Info("executed", "profile", profile.Name, "image", image.Name, "status", answer.Status, "exit_code", answer.ExitCode,
 		"queue", admitted.Sub(received), "start", started.Sub(admitted), "run", result.Duration, "cpu", result.Usage.CPU,
 		"peak_memory", result.Usage.PeakMemory, "limits_hit", limitsHit(answer.Result), "warm", warm)
 	return answer, nil
+}
+
+// total is how many bytes were written to c.
+func total(c *isolation.Capture) int64 {
+	dropped, _ := c.Dropped()
+	return dropped + int64(len(c.Bytes()))
 }
 
 // remove closes a sandbox in the background: it takes time that the caller need

@@ -54,8 +54,15 @@ func (s *Server) status(p peer) rpc.Status {
 	out.Version = s.Version
 	out.Uptime = time.Since(s.started).Seconds()
 	out.Ready, out.Problem = s.health.read()
+	if why := s.prover.unproven(); why != "" {
+		out.Ready, out.Problem = false, why
+	}
 	out.PolicyGeneration = s.generation.Load()
 	out.Executions, out.Refused = s.counters.read()
+	if s.Audit != nil {
+		out.Audit = &rpc.Audit{}
+		out.Audit.Written, out.Audit.Lost = s.Audit.Counts()
+	}
 	out.Pools = []rpc.Pool{}
 	if s.Pools != nil {
 		out.Pools = append(out.Pools, s.Pools()...)

@@ -16,6 +16,7 @@ import (
 // it when it connected.
 type peer struct {
 	uid    uint32
+	gid    uint32
 	pid    int32
 	groups []uint32
 }
@@ -34,7 +35,7 @@ func identify(c *net.UnixConn) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	p := peer{uid: cred.Uid, pid: cred.Pid, groups: []uint32{cred.Gid}}
+	p := peer{uid: cred.Uid, gid: cred.Gid, pid: cred.Pid, groups: []uint32{cred.Gid}}
 	var inner error
 	err = raw.Control(func(fd uintptr) {
 		var more []uint32

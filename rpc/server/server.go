@@ -19,6 +19,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
+	"github.com/fcarli/codesandbox/rpc/server/audit"
 	"github.com/fcarli/codesandbox/rpc/server/queue"
 )
 
@@ -57,6 +58,8 @@ type Config struct {
 	// Pools describes the sandboxes that are kept ready; nil if none ever are.
 	Pools func() []rpc.Pool
 	Log   *slog.Logger
+	// Audit gets a line for each execution and each refusal; nil is none.
+	Audit *audit.Log
 }
 
 // A Server serves the protocol. Its zero value is not usable; see New.
@@ -67,6 +70,7 @@ type Server struct {
 	queue      *queue.Queue
 	started    time.Time
 	health     health
+	prover     *prover
 	counters   counters
 
 	// requests and results are the memory of each, places the connections.
@@ -105,6 +109,7 @@ func New(c Config) *Server {
 		Config:      c,
 		queue:       queue.New(c.Executions),
 		started:     time.Now(),
+		prover:      newProver(),
 		listeners:   map[net.Listener]bool{},
 		connections: map[*connection]bool{},
 		executions:  map[string]execution{},
@@ -214,7 +219,9 @@ type connection struct {
 	peer   peer
 	stream *lineStream
 	log    *slog.Logger
-	slots  chan struct{} // bounds the requests that are worked on at a time
+	// What the peer was when it connected, for the audit.
+	executable, unit string
+	slots            chan struct{} // bounds the requests that are worked on at a time
 
 	mu       sync.Mutex
 	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
@@ -236,7 +243,13 @@ func (s *Server) serve(c *net.UnixConn) {
 		log:   s.Log.With("uid", p.uid, "pid", p.pid),
 		slots: make(chan struct{}, maxInFlight),
 	}
-	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, s.counters.refused)
+	if s.Audit != nil {
+		conn.executable, conn.unit = process(p.pid)
+	}
+	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, func(e *rpc.Error) {
+		s.counters.refused(e)
+		conn.audit(nil, nil, e)
+	})
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -295,7 +308,7 @@ func (c *connection) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2
 	m := c.stream.takeMessage()
 	if !m.request.grow(requestOverhead) {
 		m.release()
-		c.reply(req, nil, noMemory())
+		c.reply(req, nil, nil, noMemory())
 		c.stream.finish()
 		return
 	}
@@ -310,7 +323,7 @@ func (c *connection) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2
 	if req.Method == rpc.MethodExecute && !req.Notif {
 		if !c.register(req.ID, cancel) {
 			m.release()
-			c.reply(req, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %.100s is the id of a request that is still running", req.ID))
+			c.reply(req, nil, nil, rpc.Errorf(rpc.CodeInvalidRequest, "id %.100s is the id of a request that is still running", req.ID))
 			c.done()
 			cancel(nil)
 			return
@@ -320,11 +333,12 @@ func (c *connection) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2
 		defer c.done()
 		defer m.release()
 		defer cancel(nil)
-		result, err := c.call(ctx, req.Method, m)
+		line := &record{}
+		result, err := c.call(ctx, req.Method, m, line)
 		if req.Method == rpc.MethodExecute && !req.Notif {
 			c.unregister(req.ID)
 		}
-		c.reply(req, result, err)
+		c.reply(req, line, result, err)
 	}()
 }
 
@@ -372,10 +386,11 @@ func (c *connection) unregister(id jsonrpc2.ID) {
 }
 
 // reply sends the answer to a request, if it wants one.
-func (c *connection) reply(req *jsonrpc2.Request, result any, err *rpc.Error) {
+func (c *connection) reply(req *jsonrpc2.Request, line *record, result any, err *rpc.Error) {
 	if err != nil {
 		c.server.counters.refused(err)
 	}
+	c.audit(line, result, err)
 	if req.Notif {
 		return
 	}
@@ -391,7 +406,7 @@ func (c *connection) reply(req *jsonrpc2.Request, result any, err *rpc.Error) {
 }
 
 // call carries a request out.
-func (c *connection) call(ctx context.Context, method string, m *message) (_ any, failed *rpc.Error) {
+func (c *connection) call(ctx context.Context, method string, m *message, line *record) (_ any, failed *rpc.Error) {
 	defer func() {
 		if r := recover(); r != nil {
 			id := newID()
@@ -408,7 +423,7 @@ func (c *connection) call(ctx context.Context, method string, m *message) (_ any
 		return nil, refusal(err)
 	}
 	if method == rpc.MethodExecute {
-		return c.execute(ctx, profile, m)
+		return c.execute(ctx, profile, m, line)
 	}
 	params := m.take()
 	switch method {
@@ -423,6 +438,11 @@ func (c *connection) call(ctx context.Context, method string, m *message) (_ any
 			return nil, noMemory()
 		}
 		return check(params)
+	case rpc.MethodDoctor:
+		if failed := noParams(params); failed != nil {
+			return nil, failed
+		}
+		return c.server.doctor(ctx)
 	case rpc.MethodImagesList:
 		return c.server.images(profile), noParams(params)
 	}
