@@ -1,0 +1,5 @@
+package hostile_test
+
+var processes, interpreter, frames, kernel, host, neighbours, nextCaller []program
+
+const neighbour = ""
