@@ -150,11 +150,9 @@ func TestHostile(t *testing.T) {
 var areas = []area{
 	{name: "bombs", programs: bombs},
 	{name: "processes", programs: processes},
-	{name: "interpreter", programs: interpreter},
 	{name: "frames", programs: frames},
 	{name: "kernel", programs: kernel},
 	{name: "host", programs: host},
-	{name: "neighbours", programs: neighbours, neighbour: neighbour},
 	{name: "next caller", programs: nextCaller},
 }
 
