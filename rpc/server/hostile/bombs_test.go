@@ -216,7 +216,7 @@ var bombs = []program{
 		    while True: call("semget", 0, 30000, 0o1600)
 		attempt("semget", bomb)
 		`},
-	{name: "a bomb in a compressed string", limits: limits{"timeout": "60s", "cpu_time": "60s"}, ends: one(memoryError), stderr: `MemoryError\n$`, code: `
+	{name: "a bomb in a compressed string", limits: limits{"timeout": "60s", "cpu_time": "60s"}, ends: one(memoryError), stderr: `MemoryError.*\n$`, code: `
 		import zlib
 		c = zlib.compressobj(1)
 		small = b"".join([c.compress(bytes(1 << 20)) for _ in range(256)] + [c.flush()])
@@ -328,7 +328,7 @@ var bombs = []program{
 		    while True: os.dup(0)
 		attempt("descriptors", bomb)
 		`},
-	{name: "descriptors of every process", limits: limits{"memory": "256MiB"}, stdout: lines("done"), stderr: noise, code: `
+	{name: "descriptors of every process", limits: limits{"memory": "256MiB"}, ends: []end{ok, memoryLimit}, stdout: `^(done\n)?$`, stderr: noise, code: `
 		def bomb():
 		    while True:
 		        try: os.open("/dev/null", os.O_RDWR)
@@ -412,7 +412,7 @@ var bombs = []program{
 		forever()
 		`},
 	{name: "output past a limit that kills, and a quick end", strict: true, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
-		os.write(1, b"x" * 70000)
+		for _ in range(2): os.write(1, b"x" * 40000)
 		os._exit(0)
 		`},
 
