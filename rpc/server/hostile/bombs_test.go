@@ -412,7 +412,8 @@ var bombs = []program{
 		forever()
 		`},
 	{name: "output past a limit that kills, and a quick end", strict: true, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
-		for _ in range(2): os.write(1, b"x" * 40000)
+		sys.stdout.write("x" * 80000)
+		sys.stdout.flush()
 		os._exit(0)
 		`},
 
@@ -429,7 +430,7 @@ var bombs = []program{
 		        for n in range(34, 65): call("sigqueue", os.getpid(), n, None)
 		attempt("queue", bomb)
 		`},
-	{name: "signals to everyone by everyone", limits: within("1s"), ends: []end{timeout, ok, dies(10), dies(12), dies(34)}, stderr: noise, code: `
+	{name: "signals to everyone by everyone", limits: within("1s"), ends: []end{timeout, ok, memoryLimit, dies(10), dies(12), dies(34)}, stderr: noise, code: `
 		for n in (10, 12, 34): signal.signal(n, lambda *_: None)
 		for _ in range(4): os.fork()
 		while True:
