@@ -97,6 +97,20 @@ var host = []program{
 	refused("file of the host by init", `print(read("/proc/1/root" + host["file"]))`, "ENOENT|EACCES"),
 	refused("arguments of a process of the host", `print(read("/proc/%s/cmdline" % host["process"]))`, "ENOENT"),
 	refused("environment of csbd", `print(read("/proc/%s/environ" % host["csbd"]))`, "ENOENT"),
+	refused("port of a neighbour", `socket.create_connection(("127.0.0.1", 4712), 5)`, "ECONNREFUSED"),
+	refused("abstract socket of a neighbour", `socket.socket(socket.AF_UNIX).connect("\0neighbour")`, "ECONNREFUSED"),
+	refused("shared memory of a neighbour", `print(read("/dev/shm/neighbour"))`, "ENOENT"),
 	refused("hard link to the runner", `os.link("/csb/runner.py", "x")`, "EXDEV|EPERM"),
 	refused("symbolic link to a file of the host", `(os.symlink(host["file"], "s"), print(read("s")))`, "ENOENT"),
 }
+
+// neighbour is another caller's program, which has a secret and listens where
+// others might look.
+const neighbour = `
+		s = socket.create_server(("127.0.0.1", 4712))
+		a = socket.socket(socket.AF_UNIX)
+		a.bind("\0neighbour")
+		a.listen()
+		open("/dev/shm/neighbour", "w").write(sys.stdin.read())
+		print("settled", flush=True)
+		`

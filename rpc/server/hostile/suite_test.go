@@ -152,7 +152,7 @@ var areas = []area{
 	{name: "processes", programs: processes},
 	{name: "frames", programs: frames},
 	{name: "kernel", programs: kernel},
-	{name: "host", programs: host},
+	{name: "host", programs: host, neighbour: neighbour},
 	{name: "next caller", programs: nextCaller},
 }
 
