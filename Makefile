@@ -90,6 +90,10 @@ test: build test-deps image ## run every test, those with real sandboxes include
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
 
+.PHONY: test-hostile
+test-hostile: build test-deps image ## run all hostile programs against real sandboxes (a few minutes)
+	CSB_HOSTILE=all go test -count 1 -timeout 15m ./rpc/server/hostile
+
 .PHONY: bench
 bench: build image ## measure everything in one run, some ten minutes; BENCH=--quick for one
 	-$(call install,bubblewrap:bwrap)
