@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // seccomp turns what a policy says into OCI seccomp JSON: "default" is
@@ -44,8 +45,39 @@ func (p *parser) seccomp(name string) (string, error) {
 	if err := checkActions(profile); err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)
 	}
+	answerENOSYS(profile)
 	out, err := json.Marshal(profile)
 	return string(out), err
+}
+
+// answerENOSYS makes gVisor answer ENOSYS where the profile says so. Docker's
+// does for clone3, whose flags a filter cannot see: the C library then tries
+// clone, and starts no thread if it is told anything else. gVisor's only errno
+// for SCMP_ACT_ERRNO is EPERM; but a call that is to be traced, by nobody, ends
+// with ENOSYS (seccomp(2), SECCOMP_RET_TRACE). A tracer could let it through,
+// so there must not be any.
+func answerENOSYS(s *specs.LinuxSeccomp) {
+	enosys := func(action *specs.LinuxSeccompAction, errno **uint) (changed bool) {
+		if *action != specs.ActErrno || *errno == nil || **errno != uint(unix.ENOSYS) {
+			return false
+		}
+		*action, *errno = specs.ActTrace, nil
+		return true
+	}
+	traced := enosys(&s.DefaultAction, &s.DefaultErrnoRet)
+	for i := range s.Syscalls {
+		traced = enosys(&s.Syscalls[i].Action, &s.Syscalls[i].ErrnoRet) || traced
+	}
+	if !traced {
+		return
+	}
+	isPtrace := func(name string) bool { return name == "ptrace" }
+	for i, rule := range s.Syscalls {
+		if rule.Action == specs.ActAllow {
+			s.Syscalls[i].Names = slices.DeleteFunc(slices.Clone(rule.Names), isPtrace)
+		}
+	}
+	s.Syscalls = slices.DeleteFunc(s.Syscalls, func(rule specs.LinuxSyscall) bool { return len(rule.Names) == 0 })
 }
 
 func parseSeccomp(data []byte, program *specs.Spec) (*specs.LinuxSeccomp, error) {

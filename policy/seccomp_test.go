@@ -45,6 +45,13 @@ func TestDefaultSeccomp(t *testing.T) {
 		"perf_event_open", "userfaultfd", "open_by_handle_at", "io_uring_setup", "settimeofday", "swapon", "fsopen", "move_mount"} {
 		assert.Check(t, !allowed(s, name), name)
 	}
+	// gVisor answers ENOSYS to what is to be traced by nobody.
+	i := slices.IndexFunc(s.Syscalls, func(rule specs.LinuxSyscall) bool { return slices.Contains(rule.Names, "clone3") })
+	assert.Assert(t, i >= 0)
+	assert.Check(t, s.Syscalls[i].Action == specs.ActTrace && !allowed(s, "ptrace"))
+	for _, rule := range s.Syscalls {
+		assert.Check(t, rule.ErrnoRet == nil || *rule.ErrnoRet == 1, "gVisor would answer EPERM: %v", rule)
+	}
 	for _, name := range []string{"read", "write", "openat", "mmap", "futex", "execve", "exit_group", "rt_sigreturn", "socket"} {
 		if name == "socket" {
 			continue // depends on its arguments
@@ -52,7 +59,7 @@ func TestDefaultSeccomp(t *testing.T) {
 		assert.Check(t, allowed(s, name), name)
 	}
 	// A namespace of one's own is what the arguments of clone must not ask for.
-	i := slices.IndexFunc(s.Syscalls, func(rule specs.LinuxSyscall) bool { return slices.Contains(rule.Names, "clone") })
+	i = slices.IndexFunc(s.Syscalls, func(rule specs.LinuxSyscall) bool { return slices.Contains(rule.Names, "clone") })
 	assert.Assert(t, i >= 0)
 	assert.Assert(t, is.Len(s.Syscalls[i].Args, 1))
 	const namespaces = 0x7E020000 // CLONE_NEW*

@@ -11,6 +11,7 @@ import (
 	"github.com/fcarli/codesandbox/images/imagetest"
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
+	"github.com/fcarli/codesandbox/policy"
 )
 
 // open opens a Runtime on a state directory of its own.
@@ -40,6 +41,15 @@ func class(t testing.TB) isolation.Class {
 	return isolation.Class{Image: image.Path, Digest: image.Digest, Ceiling: isolationtest.Ceiling}
 }
 
+// defaultSeccomp is what a profile that says nothing of seccomp gets.
+func defaultSeccomp(t testing.TB) string {
+	p, err := policy.Parse(policy.Source{Name: "P", Data: []byte("version: 1\nprofiles: {default: {}}\nrules: []\n")})
+	assert.NilError(t, err)
+	seccomp := p.Profile("default").Seccomp
+	assert.Assert(t, seccomp != "")
+	return seccomp
+}
+
 // TestConformance holds every way to get a sandbox to the same suite: from a
 // snapshot, rehearsed as a pool's are, and cold; started directly and by
 // runsc's command line.
@@ -65,6 +75,7 @@ func TestConformance(t *testing.T) {
 				StateDir:  stateDir,
 				Python:    samePython(t),
 			}
+			h.Class.Seccomp = defaultSeccomp(t)
 			if way.restored {
 				h.Launcher = func(_ testing.TB, c isolation.Class) isolation.Launcher { return r.RestoreLauncher(c) }
 				h.Class.Warmup = rehearsal
