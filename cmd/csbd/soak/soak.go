@@ -9,6 +9,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/fcarli/codesandbox/isolation/cgroup"
 )
 
 // An event is something that is done to csbd.
@@ -174,6 +176,13 @@ func soak(ctx context.Context, o options, stderr io.Writer) (_ *report, err erro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// A csbd that is killed leaves the cgroup that it was given, and its successor
+	// does not know that the first had made it. So it is made here, and removed.
+	base, err := cgroup.Open(o.cgroup, fmt.Sprintf("soak-%d", os.Getpid()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, base.Close()) }()
 	begun := time.Now()
 	say := func(format string, args ...any) {
 		fmt.Fprintf(stderr, "%6.1fs %s\n", time.Since(begun).Seconds(), fmt.Sprintf(format, args...))
