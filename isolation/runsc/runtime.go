@@ -1,5 +1,6 @@
-// Package runsc runs sandboxes with gVisor, by the stock command line: one
-// `runsc run` of an OCI bundle for each sandbox, in a control group of its own.
+// Package runsc runs sandboxes with gVisor: one sentry for each, in a control
+// group of its own, started directly (docs/decisions/0010-direct-start.md) or by
+// runsc's command line, cold or from a snapshot.
 package runsc
 
 import (
