@@ -52,7 +52,7 @@ bin/runsc: build/gvisor.mod
 # package:command (or file), for what is not Go.
 TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
 # The race detector needs a C compiler.
-TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate
+TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate docker.io:dockerd
 
 define install
 	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
@@ -83,6 +83,12 @@ serve: build image ## run csbd in the foreground with the sample policy
 	@mkdir -p $(RUN)
 	CSBD_SOCKET=$${CSBD_SOCKET:-$(RUN)/csbd.sock} CSBD_STATE_DIR=$${CSBD_STATE_DIR:-$(RUN)/state} \
 	CSBD_POLICY=$${CSBD_POLICY:-packaging/policy.yaml} CSBD_CGROUP=$${CSBD_CGROUP:-/csbd-serve} bin/csbd
+
+# An Engine of one's own builds it; the tree is in dist/container either way.
+.PHONY: container
+container: build image ## build the container image csbd:latest with docker (docs/sidecar.md)
+	packaging/container/context.sh bin $(CSBD_IMAGE_DIR) dist/container
+	docker build --tag csbd:latest --tag csbd:$(VERSION) dist/container
 
 .PHONY: test
 test: build test-deps image ## run every test, those with real sandboxes included
