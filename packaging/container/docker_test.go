@@ -30,7 +30,8 @@ func startEngine(t *testing.T) engine {
 	assert.NilError(t, err)
 	defer log.Close()
 	cmd := exec.Command("dockerd", "--host="+e.socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
-		"--pidfile="+filepath.Join(dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false", "--exec-opt=native.cgroupdriver=cgroupfs")
+		"--pidfile="+filepath.Join(dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false",
+		"--exec-opt=native.cgroupdriver=cgroupfs", "--cgroup-parent=/"+filepath.Base(dir))
 	cmd.Stdout, cmd.Stderr = log, log
 	assert.NilError(t, cmd.Start(), "apt-get install docker.io")
 	ended := make(chan error, 1)
@@ -48,6 +49,12 @@ func startEngine(t *testing.T) engine {
 		for line := range strings.Lines(string(mounts)) {
 			if fields := strings.Fields(line); strings.HasPrefix(fields[4], dir+"/") {
 				assert.Check(t, unix.Unmount(fields[4], unix.MNT_DETACH))
+			}
+		}
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(dir))
+		for _, group := range append(groups, "/sys/fs/cgroup/"+filepath.Base(dir)) {
+			if err := os.Remove(group); !os.IsNotExist(err) {
+				assert.Check(t, err)
 			}
 		}
 	})
