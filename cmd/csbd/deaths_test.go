@@ -367,6 +367,7 @@ func TestRemovedUnderneath(t *testing.T) {
 		c, running := d.Dial(t), d.Dial(t)
 		running.Send(execute(1, servertest.Occupy+"import time; time.sleep(50)"))
 		d.WaitOccupied(t, 1)
+		proofs := len(d.Lines(t, "self-test passed"))
 		pids := evict(t, d)
 		start := time.Now()
 		running.Receive().Failed(t, "internal")
@@ -375,6 +376,8 @@ func TestRemovedUnderneath(t *testing.T) {
 		d.Eventually(t, "the end of what was evicted", func() bool {
 			return !slices.ContainsFunc(pids, func(pid string) bool { return startOf(pid) != "" })
 		})
+		// It could have been csbd's fault: one of its own programs shows that it works.
+		d.Eventually(t, "a self-test", func() bool { return len(d.Lines(t, "self-test passed")) > proofs })
 		waitFull(t, d)
 		assert.Check(t, stateOf(t, d).Ready)
 	})

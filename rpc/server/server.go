@@ -79,8 +79,12 @@ type Server struct {
 	// top of the request's own.
 	decoding sync.Mutex
 
-	// background counts connections and sandboxes being closed.
+	// background counts connections, sandboxes being closed, and a proof that
+	// callers wait for.
 	background sync.WaitGroup
+	// life ends when the server stops to work for anyone.
+	life context.Context
+	die  context.CancelFunc
 
 	mu          sync.Mutex
 	listeners   map[net.Listener]bool
@@ -117,6 +121,7 @@ func New(c Config) *Server {
 		results:     newBudget(c.Memory / 2),
 		places:      newBudget(int64(c.Connections)),
 	}
+	s.life, s.die = context.WithCancel(context.Background())
 	s.SetPolicy(c.Policy)
 	return s
 }
@@ -196,6 +201,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+	s.die()
 	// Answers go out before their connections are closed.
 	s.mu.Lock()
 	for c := range s.connections {
