@@ -146,6 +146,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		c, err := l.AcceptUnix()
 		if err == nil {
 			wait = time.Millisecond
+			accepted := sinceBoot()
 			uid, ok := s.admit(c)
 			if !ok {
 				continue
@@ -154,7 +155,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			go func() {
 				defer s.background.Done()
 				defer s.places.give(uid, 1)
-				s.serve(c)
+				s.serve(c, accepted)
 			}()
 			continue
 		}
@@ -221,13 +222,12 @@ func (s *Server) cancelAll() {
 
 // A connection is one client.
 type connection struct {
-	server *Server
-	peer   peer
-	stream *lineStream
-	log    *slog.Logger
-	// What the peer was when it connected, for the audit.
-	executable, unit string
-	slots            chan struct{} // bounds the requests that are worked on at a time
+	server  *Server
+	peer    peer
+	stream  *lineStream
+	log     *slog.Logger
+	process process       // of the peer, when it connected, for the audit
+	slots   chan struct{} // bounds the requests that are worked on at a time
 
 	mu       sync.Mutex
 	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
@@ -237,7 +237,8 @@ type connection struct {
 // time. More wait in the socket.
 const maxInFlight = 256
 
-func (s *Server) serve(c *net.UnixConn) {
+// serve serves a connection that was accepted at a time since boot.
+func (s *Server) serve(c *net.UnixConn, accepted time.Duration) {
 	defer c.Close()
 	p, err := identify(c)
 	if err != nil {
@@ -250,7 +251,7 @@ func (s *Server) serve(c *net.UnixConn) {
 		slots: make(chan struct{}, maxInFlight),
 	}
 	if s.Audit != nil {
-		conn.executable, conn.unit = process(p.pid)
+		conn.process = processOf(c, p, accepted)
 	}
 	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, func(e *rpc.Error) {
 		s.counters.refused(e)
