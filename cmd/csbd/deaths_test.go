@@ -436,24 +436,32 @@ func occupied(t *testing.T, d *servertest.Daemon) string {
 // that.
 func evict(t *testing.T, d *servertest.Daemon, name string) (pids []string) {
 	t.Helper()
-	for _, root := range d.Cgroups() {
-		dir := filepath.Join(root, name)
-		home := filepath.Join(filepath.Dir(root), "cgroup.procs")
-		for range 100 {
-			data, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			for _, pid := range strings.Fields(string(data)) {
-				if os.WriteFile(home, []byte(pid), 0) == nil && !slices.Contains(pids, pid) {
-					pids = append(pids, pid)
-				}
-			}
-			if err := unix.Rmdir(dir); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+	for range 100 {
+		more, left := evictOnce(d.Cgroups(), name)
+		if pids = append(pids, more...); left == 0 {
+			break
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	assert.Assert(t, len(pids) > 0)
 	return pids
+}
+
+// evictOnce is evict for what is there at the moment: left is in how many
+// hierarchies the group could not be removed.
+func evictOnce(roots []string, name string) (pids []string, left int) {
+	for _, root := range roots {
+		data, _ := os.ReadFile(filepath.Join(root, name, "cgroup.procs"))
+		for _, pid := range strings.Fields(string(data)) {
+			if os.WriteFile(filepath.Join(filepath.Dir(root), "cgroup.procs"), []byte(pid), 0) == nil {
+				pids = append(pids, pid)
+			}
+		}
+		if err := unix.Rmdir(filepath.Join(root, name)); err != nil && err != unix.ENOENT {
+			left++
+		}
+	}
+	return pids, left
 }
 
 // TestControlGroupsRemoved takes away all of csbd's control groups at once, the
@@ -465,23 +473,21 @@ func TestControlGroupsRemoved(t *testing.T) {
 	waitFull(t, d)
 	roots := d.Cgroups()
 	var pids []string
-	// What csbd starts meanwhile has its group made again; a moment comes when
-	// there is nothing.
-	for round := 0; ; round++ {
-		assert.Assert(t, round < 100)
-		entries, err := os.ReadDir(filepath.Join(d.StateDir, "sandboxes"))
-		assert.NilError(t, err)
-		for _, e := range entries {
-			pids = append(pids, evictIfThere(d, e.Name())...)
-		}
-		removed := 0
+	// What csbd starts meanwhile has its group made; a moment comes when there is
+	// none.
+	for tries, left := 0, len(roots); left > 0; tries++ {
+		assert.Assert(t, tries < 1000)
+		left = 0
 		for _, root := range roots {
-			if err := unix.Rmdir(root); err == nil || err == unix.ENOENT {
-				removed++
+			groups, err := filepath.Glob(filepath.Join(root, "*", "cgroup.procs"))
+			assert.NilError(t, err)
+			for _, group := range groups {
+				more, _ := evictOnce(roots, filepath.Base(filepath.Dir(group)))
+				pids = append(pids, more...)
 			}
-		}
-		if removed == len(roots) {
-			break
+			if err := unix.Rmdir(root); err != nil && err != unix.ENOENT {
+				left++
+			}
 		}
 	}
 	assert.Assert(t, len(pids) > 0)
@@ -516,20 +522,6 @@ block = bytes(1 << 20)
 for _ in range(2000):
     os.write(fd, block)
 print('not limited')`
-
-// evictIfThere is evict for a sandbox that may end at any moment.
-func evictIfThere(d *servertest.Daemon, name string) (pids []string) {
-	for _, root := range d.Cgroups() {
-		data, _ := os.ReadFile(filepath.Join(root, name, "cgroup.procs"))
-		for _, pid := range strings.Fields(string(data)) {
-			if os.WriteFile(filepath.Join(filepath.Dir(root), "cgroup.procs"), []byte(pid), 0) == nil {
-				pids = append(pids, pid)
-			}
-		}
-		_ = unix.Rmdir(filepath.Join(root, name))
-	}
-	return pids
-}
 
 // TestPolicyRemoved: without its file csbd keeps the policy that it has, and says
 // so; with a new one it takes that.
