@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -42,12 +43,12 @@ type config struct {
 	SandboxAge         time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
 	SnapshotAge        time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
 	ProofEvery         time.Duration `split_words:"true" default:"10m" desc:"how often csbd looks at its sandboxes from inside; 0 is at the start only"`
-	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal; none when empty"`
+	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal, or journal; none when empty"`
 	AuditSize          byteSize      `split_words:"true" default:"100MiB" desc:"size at which that file becomes FILE.1"`
 	AuditKeep          count         `split_words:"true" default:"5" desc:"how many older files are kept"`
 	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
-	LogFormat          logFormat     `split_words:"true" default:"text" desc:"text or json"`
+	LogFormat          logFormat     `split_words:"true" default:"auto" desc:"text, json, journal, or auto: journal where stderr is the journal, else text"`
 }
 
 type fileMode fs.FileMode
@@ -111,10 +112,13 @@ func (p *platform) Decode(s string) error {
 
 type logFormat string
 
+// toJournal is the word for the systemd journal, of the log and of the audit.
+const toJournal = "journal"
+
 // Decode implements envconfig.Decoder.
 func (f *logFormat) Decode(s string) error {
-	if s != "text" && s != "json" {
-		return errors.New(`want "text" or "json"`)
+	if !slices.Contains([]string{"auto", "text", "json", toJournal}, s) {
+		return errors.New(`want "auto", "text", "json" or "journal"`)
 	}
 	*f = logFormat(s)
 	return nil
@@ -161,8 +165,8 @@ func readConfig() (config, error) {
 			return c, fmt.Errorf("environment: CSBD_%s=%v: want a positive duration", name, d)
 		}
 	}
-	if c.Audit != "" && !filepath.IsAbs(c.Audit) {
-		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path", c.Audit)
+	if c.Audit != "" && c.Audit != toJournal && !filepath.IsAbs(c.Audit) {
+		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path, or journal", c.Audit)
 	}
 	if c.AuditSize < 4096 || c.AuditKeep < 1 {
 		return c, errors.New("environment: CSBD_AUDIT_SIZE has to be at least 4KiB and CSBD_AUDIT_KEEP at least 1")
@@ -192,14 +196,6 @@ func (c config) binary() string {
 		}
 	}
 	return filepath.Join("/usr/lib/csbd", name)
-}
-
-func (c config) logger(w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }
 
 const usage = `csbd runs Python programs for local callers, each in a gVisor sandbox of its own.

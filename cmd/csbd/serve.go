@@ -18,7 +18,6 @@ import (
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
-	"github.com/fcarli/codesandbox/rpc/server/audit"
 )
 
 // serve is csbd: it returns when ctx has ended and everything is put away.
@@ -72,15 +71,11 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)
-	var lines *audit.Log
-	if c.Audit != "" {
-		file, err := audit.Open(c.Audit, int64(c.AuditSize), int(c.AuditKeep))
-		if err != nil {
-			return err
-		}
-		lines = audit.New(file, log)
-		defer lines.Close()
+	lines, err := c.audit(log)
+	if err != nil {
+		return err
 	}
+	defer lines.Close()
 	srv := server.New(server.Config{
 		Sandboxes:          source,
 		Images:             store,

@@ -79,8 +79,12 @@ type Server struct {
 	// top of the request's own.
 	decoding sync.Mutex
 
-	// background counts connections and sandboxes being closed.
+	// background counts connections, sandboxes being closed, and a proof that
+	// callers wait for.
 	background sync.WaitGroup
+	// life ends when the server stops to work for anyone.
+	life context.Context
+	die  context.CancelFunc
 
 	mu          sync.Mutex
 	listeners   map[net.Listener]bool
@@ -117,6 +121,7 @@ func New(c Config) *Server {
 		results:     newBudget(c.Memory / 2),
 		places:      newBudget(int64(c.Connections)),
 	}
+	s.life, s.die = context.WithCancel(context.Background())
 	s.SetPolicy(c.Policy)
 	return s
 }
@@ -141,6 +146,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		c, err := l.AcceptUnix()
 		if err == nil {
 			wait = time.Millisecond
+			accepted := sinceBoot()
 			uid, ok := s.admit(c)
 			if !ok {
 				continue
@@ -149,7 +155,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			go func() {
 				defer s.background.Done()
 				defer s.places.give(uid, 1)
-				s.serve(c)
+				s.serve(c, accepted)
 			}()
 			continue
 		}
@@ -196,6 +202,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+	s.die()
 	// Answers go out before their connections are closed.
 	s.mu.Lock()
 	for c := range s.connections {
@@ -215,13 +222,12 @@ func (s *Server) cancelAll() {
 
 // A connection is one client.
 type connection struct {
-	server *Server
-	peer   peer
-	stream *lineStream
-	log    *slog.Logger
-	// What the peer was when it connected, for the audit.
-	executable, unit string
-	slots            chan struct{} // bounds the requests that are worked on at a time
+	server  *Server
+	peer    peer
+	stream  *lineStream
+	log     *slog.Logger
+	process process       // of the peer, when it connected, for the audit
+	slots   chan struct{} // bounds the requests that are worked on at a time
 
 	mu       sync.Mutex
 	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
@@ -231,7 +237,8 @@ type connection struct {
 // time. More wait in the socket.
 const maxInFlight = 256
 
-func (s *Server) serve(c *net.UnixConn) {
+// serve serves a connection that was accepted at a time since boot.
+func (s *Server) serve(c *net.UnixConn, accepted time.Duration) {
 	defer c.Close()
 	p, err := identify(c)
 	if err != nil {
@@ -244,7 +251,7 @@ func (s *Server) serve(c *net.UnixConn) {
 		slots: make(chan struct{}, maxInFlight),
 	}
 	if s.Audit != nil {
-		conn.executable, conn.unit = process(p.pid)
+		conn.process = processOf(c, p, accepted)
 	}
 	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, func(e *rpc.Error) {
 		s.counters.refused(e)
