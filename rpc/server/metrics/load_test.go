@@ -108,7 +108,7 @@ func TestKnownLoad(t *testing.T) {
 	socket := filepath.Join(dir, "metrics.sock")
 	d := servertest.Start(t, servertest.Options{Dir: dir, Policy: loadPolicy,
 		// Self-tests take sandboxes from the pool.
-		Env: []string{"CSBD_METRICS=unix:" + socket, "CSBD_AUDIT=" + filepath.Join(dir, "audit"), "CSBD_PROOF_EVERY=0", "CSBD_EXECUTIONS=7", "CSBD_CONNECTIONS=100"}})
+		Env: []string{"CSBD_METRICS=unix:" + socket, "CSBD_AUDIT=" + filepath.Join(dir, "audit"), "CSBD_PROOF_EVERY=0", "CSBD_SOCKET_MODE=0666", "CSBD_EXECUTIONS=7", "CSBD_CONNECTIONS=100"}})
 	const pool = "image=python profile=fast"
 	rest := func() {
 		t.Helper()
