@@ -3,6 +3,8 @@ package rpc
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sourcegraph/jsonrpc2"
@@ -22,7 +24,7 @@ const (
 	CodeCancelled      = -32005                      // cancelled before the program ran
 )
 
-// Kinds are the words for the codes, in ErrorData.Kind.
+// kinds are the words for the codes, in ErrorData.Kind.
 var kinds = map[int64]string{
 	CodeParseError:     "parse_error",
 	CodeInvalidRequest: "invalid_request",
@@ -35,6 +37,9 @@ var kinds = map[int64]string{
 	CodeShuttingDown:   "shutting_down",
 	CodeCancelled:      "cancelled",
 }
+
+// Kinds are all that ErrorData.Kind can be, sorted.
+func Kinds() []string { return slices.Sorted(maps.Values(kinds)) }
 
 // An Error is why a request was not carried out. It is the same on both sides
 // of the wire.

@@ -6,11 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -46,6 +48,9 @@ type config struct {
 	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal, or journal; none when empty"`
 	AuditSize          byteSize      `split_words:"true" default:"100MiB" desc:"size at which that file becomes FILE.1"`
 	AuditKeep          count         `split_words:"true" default:"5" desc:"how many older files are kept"`
+	Metrics            address       `desc:"where Prometheus may ask: unix:/PATH, or a loopback address as 127.0.0.1:9464; nowhere when empty"`
+	MetricsGroup       string        `split_words:"true" desc:"group of the metrics' Unix socket; csbd's own when empty"`
+	Pprof              string        `desc:"absolute path of a socket on which root may profile csbd; none when empty"`
 	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 	LogFormat          logFormat     `split_words:"true" default:"auto" desc:"text, json, journal, or auto: journal where stderr is the journal, else text"`
@@ -124,6 +129,36 @@ func (f *logFormat) Decode(s string) error {
 	return nil
 }
 
+// An address is a Unix socket's path or a loopback address; its zero value is
+// nowhere.
+type address struct {
+	path string
+	ip   netip.AddrPort
+}
+
+// Decode implements envconfig.Decoder.
+func (a *address) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if !filepath.IsAbs(path) {
+			return errors.New("want an absolute path after unix:")
+		}
+		a.path = path
+		return nil
+	}
+	ip, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return errors.New("want unix:/PATH, or an address and a port, as 127.0.0.1:9464 or [::1]:9464")
+	}
+	if !ip.Addr().IsLoopback() {
+		return errors.New("not a loopback address: who needs it from elsewhere puts something in front that knows whom to let in")
+	}
+	a.ip = ip
+	return nil
+}
+
 // readConfig reads the environment. Unknown CSBD_ variables are errors.
 func readConfig() (config, error) {
 	var c config
@@ -167,6 +202,12 @@ func readConfig() (config, error) {
 	}
 	if c.Audit != "" && c.Audit != toJournal && !filepath.IsAbs(c.Audit) {
 		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path, or journal", c.Audit)
+	}
+	if c.Pprof != "" && !filepath.IsAbs(c.Pprof) {
+		return c, fmt.Errorf("environment: CSBD_PPROF=%q: want an absolute path", c.Pprof)
+	}
+	if c.MetricsGroup != "" && c.Metrics.path == "" {
+		return c, fmt.Errorf("environment: CSBD_METRICS_GROUP=%q: there is no socket that could have a group: CSBD_METRICS is not unix:/PATH", c.MetricsGroup)
 	}
 	if c.AuditSize < 4096 || c.AuditKeep < 1 {
 		return c, errors.New("environment: CSBD_AUDIT_SIZE has to be at least 4KiB and CSBD_AUDIT_KEEP at least 1")

@@ -18,6 +18,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
+	"github.com/fcarli/codesandbox/rpc/server/metrics"
 )
 
 // serve is csbd: it returns when ctx has ended and everything is put away.
@@ -76,12 +77,14 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer lines.Close()
+	info := versionInfo(runtime.Version())
+	counted := metrics.New(info)
 	srv := server.New(server.Config{
 		Sandboxes:          source,
 		Images:             store,
 		Pools:              source.status,
 		Policy:             current,
-		Version:            versionInfo(runtime.Version()),
+		Version:            info,
 		Driver:             "runsc",
 		Executions:         int(c.Executions),
 		Memory:             int64(c.Memory),
@@ -90,7 +93,17 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		Unenforced:         runtime.Unenforceable(),
 		Log:                log,
 		Audit:              lines,
+		Observer:           counted,
 	})
+	counted.Show(srv.State, func() int {
+		directories, _ := runtime.Leftovers()
+		return directories
+	})
+	unwatch, err := watch(c, counted, log)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	// Before the socket exists: who can connect can expect to be served.
 	if _, err := srv.Prove(ctx, false); err != nil {
 		if ctx.Err() != nil {
@@ -122,7 +135,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 			source.refresh()
 		case <-hangup:
 			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-			reload(c, srv, source, runtime, log)
+			counted.Reloaded(reload(c, srv, source, runtime, log))
 			// New profiles have not been seen to work yet; failing is logged.
 			proofs.Go(func() { _, _ = srv.Prove(proving, false) })
 			notify(log, daemon.SdNotifyReady)
@@ -156,7 +169,7 @@ func enforceable(r *runsc.Runtime, p *policy.Policy) error {
 }
 
 // reload reads the policy again and keeps the old one if the new is bad.
-func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log *slog.Logger) {
+func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log *slog.Logger) (ok bool) {
 	next, err := policy.Load(c.Policy)
 	if err == nil {
 		err = enforceable(r, next)
@@ -166,11 +179,12 @@ func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log 
 	}
 	if err != nil {
 		log.Error("policy not reloaded; the old one stays", "error", err)
-		return
+		return false
 	}
 	logWarnings(log, next)
 	source.keep(next)
 	log.Info("policy reloaded", "generation", srv.SetPolicy(next))
+	return true
 }
 
 func logWarnings(log *slog.Logger, p *policy.Policy) {

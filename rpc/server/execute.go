@@ -33,12 +33,13 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	id := newID()
 	log := c.log.With("id", id)
 	received := time.Now()
+	line.received = received
 
 	spec, request, failed := s.decode(m)
 	if failed != nil {
 		return nil, failed
 	}
-	spec.ID, line.ID, line.Profile = id, id, profile.Name
+	spec.ID, line.ID, line.sizes = id, id, request.Sizes
 	if s.Audit != nil {
 		line.program(spec)
 	}

@@ -44,6 +44,7 @@ type prover struct {
 	deep    bool   // a thorough proof found it: only another one can clear it
 	report  rpc.Doctor
 	made    time.Time // when report was; zero for never
+	passed  time.Time // when a proof last showed something and nothing failed
 }
 
 func newProver() *prover {
@@ -79,6 +80,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	start := time.Now()
 	var failed error
 	problem := ""
+	proved := false
 	ended := false // the checks that end a program are made for one profile: they are the host's
 	for _, profile := range s.policy.Load().Profiles() {
 		begin := time.Now()
@@ -115,6 +117,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 			}
 		}
 		if len(proof.Failures(checks)) == 0 {
+			proved = true
 			s.health.worked()
 			s.Log.Info("self-test passed", "profile", profile.Name, "duration", time.Since(begin).Round(time.Millisecond))
 		}
@@ -122,6 +125,9 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	report.Duration = time.Since(start).Seconds()
 	s.prover.mu.Lock()
 	s.prover.problem, s.prover.deep = problem, problem != "" && thorough
+	if failed == nil && proved {
+		s.prover.passed = time.Now()
+	}
 	if thorough {
 		s.prover.report, s.prover.made = report, time.Now()
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
 )
 
@@ -42,7 +43,9 @@ type record struct {
 	Stderr int64 `json:"stderr_bytes"`
 	Peak   int64 `json:"peak_memory,omitempty"`
 
-	hash chan string
+	hash     chan string
+	received time.Time
+	sizes    policy.Sizes // of the request's parts
 }
 
 // program notes what is to be run; its digest is computed meanwhile.

@@ -60,6 +60,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Audit gets a line for each execution and each refusal; nil is none.
 	Audit *audit.Log
+	// Observer is told of the same; nil is nobody.
+	Observer Observer
 }
 
 // A Server serves the protocol. Its zero value is not usable; see New.
@@ -128,6 +130,13 @@ func New(c Config) *Server {
 
 // SetPolicy makes p the policy of all requests that are decided from now on.
 func (s *Server) SetPolicy(p *policy.Policy) int64 {
+	if s.Observer != nil {
+		var list []ProfileImages
+		for _, profile := range p.Profiles() {
+			list = append(list, ProfileImages{profile.Name, profile.Images})
+		}
+		s.Observer.PolicySet(list)
+	}
 	s.policy.Store(p)
 	return s.generation.Add(1)
 }
@@ -254,7 +263,7 @@ func (s *Server) serve(c *net.UnixConn, accepted time.Duration) {
 		conn.process = processOf(c, p, accepted)
 	}
 	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, func(e *rpc.Error) {
-		s.counters.refused(e)
+		s.refused("", e)
 		conn.audit(nil, nil, e)
 	})
 	s.mu.Lock()
@@ -394,8 +403,13 @@ func (c *connection) unregister(id jsonrpc2.ID) {
 
 // reply sends the answer to a request, if it wants one.
 func (c *connection) reply(req *jsonrpc2.Request, line *record, result any, err *rpc.Error) {
-	if err != nil {
-		c.server.counters.refused(err)
+	if line == nil {
+		line = &record{}
+	}
+	if done, ok := result.(*executed); err != nil {
+		c.server.refused(line.Profile, err)
+	} else if ok {
+		c.server.executed(line, done)
 	}
 	c.audit(line, result, err)
 	if req.Notif {
@@ -429,6 +443,7 @@ func (c *connection) call(ctx context.Context, method string, m *message, line *
 	if err != nil {
 		return nil, refusal(err)
 	}
+	line.Profile = profile.Name
 	if method == rpc.MethodExecute {
 		return c.execute(ctx, profile, m, line)
 	}
