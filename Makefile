@@ -24,7 +24,7 @@ build: bin/csbd bin/csbctl bin/csbd-sentry bin/runsc ## build csbd, its sentry, 
 bin/csbd bin/csbctl &: $(GO_SOURCES)
 	@echo "== building csbd and csbctl"
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/csbctl ./cmd/csbctl
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
 
 # gVisor as its own release build has it: its module, with the seccomp filters
 # compiled. Everything else in it is untouched.
