@@ -52,7 +52,8 @@ bin/runsc: build/gvisor.mod
 # package:command (or file), for what is not Go.
 TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
 # The race detector needs a C compiler.
-TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate
+TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate \
+	zsh:zsh fish:fish man-db:man groff-base:groff mandoc:mandoc
 
 define install
 	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
