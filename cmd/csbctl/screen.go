@@ -181,7 +181,7 @@ func topPage(v view) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s\n", v.at.Format(time.TimeOnly), readiness(s))
 	fmt.Fprintf(&b, "csbd %s, up %s, policy generation %d, every %v; q quits\n\n", s.Version.Version, seconds(s.Uptime, time.Second), s.PolicyGeneration, v.every)
-	fmt.Fprintf(&b, "%d running, %d queued, %d connections\n\n", s.Running, s.Queued, s.Connections)
+	fmt.Fprintf(&b, "running %d, queued %d, connections %d\n\n", s.Running, s.Queued, s.Connections)
 
 	row := func(name string, counter func(rpc.Status) int64) {
 		fmt.Fprintf(&b, "%-18s%10s%12d\n", name, v.perSecond(counter), counter(s))

@@ -50,7 +50,7 @@ func statusPage(s rpc.Status) string {
 	row("version", "%s, runsc %s", s.Version.Version, s.Version.Runtime)
 	row("uptime", "%s", seconds(s.Uptime, time.Second))
 	row("policy", "generation %d", s.PolicyGeneration)
-	row("now", "%d running, %d queued, %d connections", s.Running, s.Queued, s.Connections)
+	row("now", "running %d, queued %d, connections %d", s.Running, s.Queued, s.Connections)
 	row("executions", "%s", tally(s.Executions))
 	row("refused", "%s", tally(s.Refused))
 	if s.Audit != nil {
@@ -58,7 +58,7 @@ func statusPage(s rpc.Status) string {
 	}
 	c := s.Caller
 	row("you", "%s", callerName(c))
-	row("yours", "%d running, %d queued%s", c.Running, c.Queued, idList(c.Executions))
+	row("yours", "running %d, queued %d%s", c.Running, c.Queued, idList(c.Executions))
 	tabs.Flush()
 	b.WriteByte('\n')
 	if len(s.Pools) == 0 {

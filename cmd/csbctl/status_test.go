@@ -34,12 +34,12 @@ const wellPage = `csbd is ready
 version     1.2.3, runsc v9
 uptime      2h13m5s
 policy      generation 4
-now         2 running, 1 queued, 3 connections
+now         running 2, queued 1, connections 3
 executions  16: 12 ok, 2 error, 2 timeout
 refused     1: 1 denied
 audit       17 lines written, 0 lost
 you         uid 4200042, groups 0 (root), 4200043
-yours       1 running, 0 queued: e901170d81077d46
+yours       running 1, queued 0: e901170d81077d46
 
 IMAGE   PROFILE  READY  WANT  MAX  STARTING  HITS  MISSES  HIT RATE  REFILL  OLDEST  MEMORY   SNAPSHOT
 python  default  2      2     4    1         3     1       75%       210ms   2s      115 MiB  ready, 1h0m5s

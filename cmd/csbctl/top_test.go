@@ -176,7 +176,7 @@ func TestTopScreen(t *testing.T) {
 		pages := frames(r.text())
 		fits(t, pages[1], size)
 		page := strings.Join(pages[1], "\n")
-		for _, part := range []string{"csbd is ready\n", "csbd 1.2.3, up ", "2 running, 1 queued, 7 connections\n", "executions              11.5 ", "  ok                    10.0 ",
+		for _, part := range []string{"csbd is ready\n", "csbd 1.2.3, up ", "running 2, queued 1, connections 7\n", "executions              11.5 ", "  ok                    10.0 ",
 			"  timeout                1.5 ", "refused                  0.5 ", "  busy                   0.5 ", "python  default  3      2     4    1         4.5     1.5       75%       75%"} {
 			assert.Check(t, strings.Contains(page, part), "%s\ndoes not say %q", page, part)
 		}

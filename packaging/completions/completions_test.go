@@ -11,9 +11,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"gotest.tools/v3/assert"
 
 	"github.com/fcarli/codesandbox/images/imagetest"
@@ -266,6 +268,57 @@ func TestImages(t *testing.T) {
 			assert.Check(t, slices.Equal(got, []string{"python"}), "%q: %q", words, got)
 		}
 	})
+}
+
+// TestKeys types at a bash on a terminal: what is offered also has to come out
+// right, as a name that needs quotes.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("bash", "--norc", "--noprofile", "-i")
+	cmd.Dir = somewhere(t)
+	cmd.Env = environment(t, "/nonexistent", "HOME="+t.TempDir(), "TERM=dumb", "PS1=", "HISTFILE=")
+	terminal, err := pty.Start(cmd)
+	assert.NilError(t, err)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		terminal.Close()
+	})
+	var mu sync.Mutex
+	var seen strings.Builder
+	go func() {
+		for buf := make([]byte, 4096); ; {
+			n, err := terminal.Read(buf)
+			mu.Lock()
+			seen.Write(buf[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	says := func(what string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return strings.Contains(seen.String(), what)
+		}
+	}
+	enter := func(keys, want string) {
+		t.Helper()
+		_, err := terminal.WriteString(keys + "\n")
+		assert.NilError(t, err)
+		is := says(want)
+		for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+			assert.Assert(t, time.Now().Before(deadline), "%q: no %q in %q", keys, want, seen.String())
+		}
+	}
+	enter("source "+here(t, "csbctl.bash")+"; echo sour''ced", "sourced")
+	// Ctrl-A goes back to the beginning, to print the line instead of executing it.
+	enter("csbctl stat\t\x01printf '<%s>' ", "<csbctl><status>")
+	enter("csbctl a\t\x01printf '<%s>' ", "<csbctl><a file>")
+	enter("csbctl policy check imag\t\x01printf '<%s>' ", "<csbctl><policy><check><images.d/>")
+	enter("csbctl --file=scr\t\x01printf '<%s>' ", "<csbctl><--file=script.py>")
 }
 
 // A csbd that does not answer holds nobody up.
