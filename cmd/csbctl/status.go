@@ -15,16 +15,16 @@ import (
 	"github.com/fcarli/codesandbox/rpc"
 )
 
-// patience is how long csbd may take to say what it is doing, which it does at
+// answerTime is how long csbd may take to say what it is doing, which it does at
 // once unless it is stopped or stuck.
-const patience = 10 * time.Second
+const answerTime = 10 * time.Second
 
 // status is `csbctl status`: exit status 1 says that csbd is not ready.
 func (o *options) status(ctx context.Context, args []string, s streams) (int, error) {
 	if err := o.noArguments("status", args, nil); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	raw, status, err := ask[rpc.Status](ctx, o, rpc.MethodStatus, nil)
 	if err != nil {

@@ -297,20 +297,17 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	}()
-	says := func(what string) func() bool {
-		return func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return strings.Contains(seen.String(), what)
-		}
+	soFar := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return seen.String()
 	}
 	enter := func(keys, want string) {
 		t.Helper()
 		_, err := terminal.WriteString(keys + "\n")
 		assert.NilError(t, err)
-		is := says(want)
-		for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-			assert.Assert(t, time.Now().Before(deadline), "%q: no %q in %q", keys, want, seen.String())
+		for deadline := time.Now().Add(30 * time.Second); !strings.Contains(soFar(), want); time.Sleep(10 * time.Millisecond) {
+			assert.Assert(t, time.Now().Before(deadline), "%q: no %q in %q", keys, want, soFar())
 		}
 	}
 	enter("source "+here(t, "csbctl.bash")+"; echo sour''ced", "sourced")
