@@ -247,7 +247,7 @@ const usage = `csbd runs Python programs for local callers, each in a gVisor san
   csbd image build DIR    build the image that DIR/pyproject.toml describes
   csbd image list         list the images
   csbd image remove NAME  remove an image
-  csbd version            print versions
+  csbd version            print versions: csbd, commit, runsc, protocol, Go, csbd-sentry
 
 It is configured by its environment:
 
