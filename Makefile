@@ -106,6 +106,21 @@ soak: build image ## mixed load with hard deaths, SOAK executions (2000), some t
 	@go build -o bin/soak ./cmd/csbd/soak
 	@bin/soak -n $(SOAK) -timeout $(or $(SOAK_TIMEOUT),30m)
 
+# Their date is the commit's, so that the same commit gives the same bytes.
+packages: export PACKAGE_VERSION = $(shell packaging/version.sh)
+packages: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+
+# nfpm has requirements of its own, which are none of csbd's.
+bin/nfpm: packaging/nfpm.mod packaging/nfpm.sum
+	go build -modfile=packaging/nfpm.mod -trimpath -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+.PHONY: packages
+packages: build bin/nfpm ## build .deb and .rpm into dist/
+	rm -rf dist && mkdir dist
+	packaging/stage.sh
+	bin/nfpm package -f packaging/nfpm.yaml -p deb -t dist/
+	bin/nfpm package -f packaging/nfpm.yaml -p rpm -t dist/
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [[ -n $$out ]]; then echo "gofmt would change:" $$out; exit 1; fi
