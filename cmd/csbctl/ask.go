@@ -44,13 +44,8 @@ func (o *options) ask(ctx context.Context, verb string, s streams) (int, error) 
 
 // call calls one method on a connection of its own.
 func (o *options) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
-	client, err := rpc.Dial(ctx, o.socket)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
 	var answer json.RawMessage
-	err = client.Call(ctx, method, params, &answer)
+	err := o.dialled(ctx, func(c *rpc.Client) error { return c.Call(ctx, method, params, &answer) })
 	return answer, err
 }
 

@@ -211,6 +211,7 @@ const usage = `csbd runs Python programs for local callers, each in a gVisor san
 
   csbd [serve]            serve until SIGTERM; SIGHUP reads the policy again
   csbd check FILE         say whether a policy file is right
+  csbd reload PID         have a running csbd read its policy again; what changed
   csbd doctor [--json]    say whether isolation works here, and how to mend it
   csbd image build DIR    build the image that DIR/pyproject.toml describes
   csbd image list         list the images

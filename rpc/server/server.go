@@ -67,6 +67,7 @@ type Server struct {
 	Config
 	policy     atomic.Pointer[policy.Policy]
 	generation atomic.Int64
+	stale      atomic.Bool // the policy file has a newer policy, but a bad one
 	queue      *queue.Queue
 	started    time.Time
 	health     health
@@ -79,14 +80,16 @@ type Server struct {
 	// top of the request's own.
 	decoding sync.Mutex
 
-	// background counts connections and sandboxes being closed.
-	background sync.WaitGroup
+	// background counts connections and sandboxes being closed, accepting the
+	// loops that accept connections.
+	background, accepting sync.WaitGroup
 
 	mu          sync.Mutex
 	listeners   map[net.Listener]bool
 	connections map[*connection]bool
 	executions  map[string]execution // by id
-	closing     bool
+	closing     bool                 // accept nothing more and begin with nothing
+	finishing   bool                 // take no more requests
 }
 
 // An execution that is queued or running.
@@ -124,8 +127,13 @@ func New(c Config) *Server {
 // SetPolicy makes p the policy of all requests that are decided from now on.
 func (s *Server) SetPolicy(p *policy.Policy) int64 {
 	s.policy.Store(p)
+	s.stale.Store(false)
 	return s.generation.Add(1)
 }
+
+// PolicyStays says that a newer policy was to be taken over and could not be.
+// Status says so until SetPolicy.
+func (s *Server) PolicyStays() { s.stale.Store(true) }
 
 // Serve accepts connections until the listener is closed or Shutdown is
 // called, which makes it return nil.
@@ -136,7 +144,9 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		return nil
 	}
 	s.listeners[l] = true
+	s.accepting.Add(1)
 	s.mu.Unlock()
+	defer s.accepting.Done()
 	for wait := time.Millisecond; ; {
 		c, err := l.AcceptUnix()
 		if err == nil {
@@ -182,6 +192,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	s.queue.Close()
+	// Those that have been accepted are served, and told that csbd is stopping;
+	// the others stay in a socket of systemd's for the next csbd.
+	s.accepting.Wait()
 
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -198,6 +211,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	// Answers go out before their connections are closed.
 	s.mu.Lock()
+	s.finishing = true
 	for c := range s.connections {
 		c.finish()
 	}
@@ -251,11 +265,10 @@ func (s *Server) serve(c *net.UnixConn) {
 		conn.audit(nil, nil, e)
 	})
 	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return
-	}
 	s.connections[conn] = true
+	if s.finishing {
+		conn.finish()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
