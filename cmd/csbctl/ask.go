@@ -68,12 +68,7 @@ func (h *helpRequest) print(w io.Writer) {
 // ask calls a method on a connection of its own. It returns the answer as csbd
 // wrote it, and as far as this csbctl knows its members.
 func ask[T any](ctx context.Context, o *options, method string, params any) (raw json.RawMessage, answer T, err error) {
-	client, err := rpc.Dial(ctx, o.socket)
-	if err != nil {
-		return nil, answer, err
-	}
-	defer client.Close()
-	if err := client.Call(ctx, method, params, &raw); err != nil {
+	if err := o.dialled(ctx, func(c *rpc.Client) error { return c.Call(ctx, method, params, &raw) }); err != nil {
 		return nil, answer, err
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {

@@ -46,6 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	case "check":
 		err = check(args, stdout)
+	case "reload":
+		err = reloadCommand(ctx, args, stdout)
 	case "doctor":
 		err = doctor(ctx, args, stdout, stderr)
 	case "image":

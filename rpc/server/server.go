@@ -69,6 +69,7 @@ type Server struct {
 	Config
 	policy     atomic.Pointer[policy.Policy]
 	generation atomic.Int64
+	stale      atomic.Bool // the policy file has a newer policy, but a bad one
 	queue      *queue.Queue
 	started    time.Time
 	health     health
@@ -84,6 +85,8 @@ type Server struct {
 	// background counts connections, sandboxes being closed, and a proof that
 	// callers wait for.
 	background sync.WaitGroup
+	// accepting counts the loops that accept connections.
+	accepting sync.WaitGroup
 	// life ends when the server stops to work for anyone.
 	life context.Context
 	die  context.CancelFunc
@@ -92,7 +95,8 @@ type Server struct {
 	listeners   map[net.Listener]bool
 	connections map[*connection]bool
 	executions  map[string]execution // by id
-	closing     bool
+	closing     bool                 // accept nothing more and begin with nothing
+	finishing   bool                 // take no more requests
 }
 
 // An execution that is queued or running.
@@ -138,8 +142,13 @@ func (s *Server) SetPolicy(p *policy.Policy) int64 {
 		s.Observer.PolicySet(list)
 	}
 	s.policy.Store(p)
+	s.stale.Store(false)
 	return s.generation.Add(1)
 }
+
+// PolicyStays says that a newer policy was to be taken over and could not be.
+// Status says so until SetPolicy.
+func (s *Server) PolicyStays() { s.stale.Store(true) }
 
 // Serve accepts connections until the listener is closed or Shutdown is
 // called, which makes it return nil.
@@ -150,7 +159,9 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		return nil
 	}
 	s.listeners[l] = true
+	s.accepting.Add(1)
 	s.mu.Unlock()
+	defer s.accepting.Done()
 	for wait := time.Millisecond; ; {
 		c, err := l.AcceptUnix()
 		if err == nil {
@@ -197,6 +208,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	s.queue.Close()
+	// Those that have been accepted are served, and told that csbd is stopping;
+	// the others stay in a socket of systemd's for the next csbd.
+	s.accepting.Wait()
 
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -214,6 +228,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.die()
 	// Answers go out before their connections are closed.
 	s.mu.Lock()
+	s.finishing = true
 	for c := range s.connections {
 		c.finish()
 	}
@@ -267,11 +282,10 @@ func (s *Server) serve(c *net.UnixConn, accepted time.Duration) {
 		conn.audit(nil, nil, e)
 	})
 	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return
-	}
 	s.connections[conn] = true
+	if s.finishing {
+		conn.finish()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
