@@ -169,7 +169,7 @@ func TestGuessedIDs(t *testing.T) {
 	d := servertest.Start(t, servertest.Options{Policy: abusePolicy, Env: []string{"CSBD_SOCKET_MODE=0666"}})
 	c := dialAs(t, d, alice)
 	_, err := io.WriteString(c, servertest.Request(7, "execute", map[string]any{
-		"code": "print('before', flush=True)\n" + servertest.Occupy + "import time\ntime.sleep(5)\nprint('after')"})+"\n")
+		"code": "print('before', flush=True)\n" + servertest.Occupy + "import time\ntime.sleep(8)\nprint('after')"})+"\n")
 	assert.NilError(t, err)
 	d.WaitOccupied(t, 1)
 	var mine status
@@ -202,6 +202,10 @@ func TestGuessedIDs(t *testing.T) {
 	for _, a := range answers {
 		assert.Check(t, !strings.Contains(string(a.Result), id), "%s", a.Result)
 	}
+
+	answers, err = ask(dialAs(t, d, alice), servertest.Request(1, "status", nil))
+	assert.NilError(t, err)
+	assert.Check(t, strings.Contains(string(answers[0].Result), id), "it ended before all guesses were made: this test has proved nothing")
 
 	var a line
 	assert.NilError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
@@ -264,7 +268,7 @@ func TestLimitsAreExact(t *testing.T) {
 	d := servertest.Start(t, servertest.Options{Policy: crowded, Env: []string{"CSBD_SOCKET_MODE=0666", "CSBD_EXECUTIONS=16"}})
 	const sent, concurrency, accepted = 40, 3, 3 + 8
 	program := servertest.Request(1, "execute", map[string]any{
-		"code": "import time\nbegin = time.time()\ntime.sleep(0.5)\nprint(begin, time.time())"})
+		"code": "import time\nbegin = time.time()\ntime.sleep(1.5)\nprint(begin, time.time())"})
 	type outcome struct {
 		begin, end float64
 		busy       time.Duration
