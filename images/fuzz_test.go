@@ -70,7 +70,7 @@ func FuzzStore(f *testing.F) {
 		f.Add([]byte(s.meta), s.link, s.ref)
 	}
 	f.Fuzz(func(t *testing.T, meta []byte, link, ref string) {
-		s := Store{filepath.Join(t.TempDir(), "images")}
+		s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 		other := put(t, s, "other", "another", "sha256:2")
 		i := put(t, s, "a", content, "sha256:1")
 		writeMeta(t, i, string(meta))

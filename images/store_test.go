@@ -246,7 +246,7 @@ func TestRemoveBrokenImage(t *testing.T) {
 
 // A name that leads to something else than an image takes nothing with it.
 func TestRemoveOfABadName(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	i := put(t, s, "a", "content", "sha256:1")
 	for _, target := range []string{"../names", "..", ".", "../..", "/etc", "a", "../names/a", "x/.."} {
 		assert.NilError(t, os.Symlink(target, filepath.Join(s.Dir, namesDir, "b")))
