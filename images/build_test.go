@@ -116,7 +116,7 @@ func TestInputDigest(t *testing.T) {
 
 // A build that fails leaves nothing, whenever it does.
 func TestBuildThatIsCancelled(t *testing.T) {
-	s := Store{filepath.Join(t.TempDir(), "images")}
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var progress bytes.Buffer
@@ -130,7 +130,7 @@ func TestBuildThatIsCancelled(t *testing.T) {
 
 // What was built from the same input is not built again, whatever it is called.
 func TestBuildFindsTheSameInput(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	p := project(t, `"numpy"`)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // starting anything fails

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,12 @@ import (
 //
 // An image appears and disappears by one rename, so that readers never see
 // half of one.
-type Store struct{ Dir string }
+type Store struct {
+	Dir string
+	// Shipped is a second directory, of images that packages have brought, or
+	// empty. It is only read, and a name there counts if Dir does not have it.
+	Shipped string
+}
 
 // An Image is one built root filesystem.
 type Image struct {
@@ -76,6 +82,15 @@ const (
 
 // Resolve finds an image by name or digest.
 func (s Store) Resolve(ref string) (Image, error) {
+	i, err := s.own(ref)
+	if s.Shipped != "" && errors.Is(err, ErrNotFound) {
+		return Store{Dir: s.Shipped}.own(ref)
+	}
+	return i, err
+}
+
+// own is Resolve in Dir alone.
+func (s Store) own(ref string) (Image, error) {
 	for try := 0; ; try++ {
 		i, err := s.resolve(ref)
 		// An image that is removed or replaced while it is read has files missing
@@ -138,6 +153,22 @@ func read(dir string) (Image, error) {
 // List returns the named images, by name. Images that cannot be read are
 // reported in the error; the others are returned all the same.
 func (s Store) List() ([]Image, error) {
+	list, err := s.listOwn()
+	if s.Shipped == "" {
+		return list, err
+	}
+	shipped, shippedErr := Store{Dir: s.Shipped}.listOwn()
+	for _, i := range shipped {
+		if _, err := os.Lstat(filepath.Join(s.Dir, namesDir, i.Name)); errors.Is(err, fs.ErrNotExist) {
+			list = append(list, i)
+		}
+	}
+	slices.SortFunc(list, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
+	return list, errors.Join(err, shippedErr)
+}
+
+// listOwn is List of Dir alone.
+func (s Store) listOwn() ([]Image, error) {
 	entries, err := os.ReadDir(filepath.Join(s.Dir, namesDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -151,7 +182,7 @@ func (s Store) List() ([]Image, error) {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		i, err := s.Resolve(e.Name())
+		i, err := s.own(e.Name())
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -162,13 +193,16 @@ func (s Store) List() ([]Image, error) {
 	return list, errors.Join(errs...)
 }
 
-// Remove takes the name away, and the image with it unless another name means
+// Remove takes a name of Dir away, and the image with it unless another name means
 // it. Sandboxes that run from it keep it until they end.
 func (s Store) Remove(name string) error {
 	// Links are compared, not images: one that is broken can be removed, too.
 	names := filepath.Join(s.Dir, namesDir)
 	target, err := os.Readlink(filepath.Join(names, name))
 	if err != nil || filepath.Base(name) != name {
+		if _, err := (Store{Dir: s.Shipped}).own(name); s.Shipped != "" && err == nil {
+			return fmt.Errorf("image %q belongs to a package: remove that", name)
+		}
 		return fmt.Errorf("image %q: %w", name, ErrNotFound)
 	}
 	if err := os.Remove(filepath.Join(names, name)); err != nil {

@@ -44,7 +44,7 @@ func names(t *testing.T, s Store) []string {
 }
 
 func TestStore(t *testing.T) {
-	s := Store{filepath.Join(t.TempDir(), "images")}
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 	assert.DeepEqual(t, names(t, s), []string{})
 	_, err := s.Resolve("b")
 	assert.ErrorIs(t, err, ErrNotFound)
@@ -74,7 +74,7 @@ func TestStore(t *testing.T) {
 	assert.Check(t, !ok)
 
 	// A store that is moved, or seen through another path, is the same.
-	moved := Store{s.Dir + "2"}
+	moved := Store{Dir: s.Dir + "2"}
 	assert.NilError(t, os.Rename(s.Dir, moved.Dir))
 	got, err := moved.Resolve("a")
 	assert.NilError(t, err)
@@ -82,7 +82,7 @@ func TestStore(t *testing.T) {
 }
 
 func TestResolveStaysInside(t *testing.T) {
-	s := Store{filepath.Join(t.TempDir(), "images")}
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 	put(t, s, "a", "content", "sha256:1")
 	for _, ref := range []string{"", ".", "..", "/", "../names/a", "names/a", "/etc/passwd", "a\x00", "a/", "sha256:", "sha256:..", "sha256:../a", "sha256-", "A", "b",
 		strings.Repeat("x", 300), "sha256:" + strings.Repeat("0", 64)} {
@@ -94,8 +94,54 @@ func TestResolveStaysInside(t *testing.T) {
 	}
 }
 
+// TestShipped: what packages bring is found, never shadows what the
+// administrator has built, not even something that cannot be used, and is
+// never written to.
+func TestShipped(t *testing.T) {
+	dir := t.TempDir()
+	shipped := put(t, Store{Dir: filepath.Join(dir, "shipped")}, "python", "shipped", "sha256:1")
+	s := Store{Dir: filepath.Join(dir, "own"), Shipped: filepath.Join(dir, "shipped")}
+	for _, ref := range []string{"python", shipped.Digest} {
+		got, err := s.Resolve(ref)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, got, shipped)
+	}
+	put(t, s, "zlib", "own", "sha256:2")
+	put(t, s, "a", "own", "sha256:2")
+	assert.DeepEqual(t, names(t, s), []string{"a", "python", "zlib"})
+	assert.ErrorContains(t, s.Remove("python"), "belongs to a package")
+	assert.ErrorIs(t, s.Remove("ruby"), ErrNotFound)
+	_, found := s.byInput("sha256:1")
+	assert.Check(t, !found, "a build would be named in the package's directory")
+
+	own := put(t, s, "python", "built here", "sha256:3")
+	got, err := s.Resolve("python")
+	assert.NilError(t, err)
+	assert.Equal(t, got.Digest, own.Digest)
+	assert.DeepEqual(t, names(t, s), []string{"a", "python", "zlib"})
+	assert.NilError(t, os.Chmod(filepath.Dir(own.Path), 0o700))
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(own.Path), metaName))
+	assert.NilError(t, err)
+	meta := filepath.Join(filepath.Dir(own.Path), metaName)
+	assert.NilError(t, os.Remove(meta))
+	assert.NilError(t, os.WriteFile(meta, []byte(strings.Replace(string(data), runnerDigest, "sha256:0", 1)), 0o444))
+	_, err = s.Resolve("python")
+	assert.ErrorIs(t, err, ErrStale)
+	assert.NilError(t, s.Remove("python"))
+	got, err = s.Resolve("python")
+	assert.NilError(t, err)
+	assert.Equal(t, got.Digest, shipped.Digest)
+	assert.NilError(t, got.Verify())
+
+	// Without a package there is nothing to look into.
+	s.Shipped = filepath.Join(dir, "none")
+	assert.DeepEqual(t, names(t, s), []string{"a", "zlib"})
+	_, err = s.Resolve("python")
+	assert.ErrorIs(t, err, ErrNotFound)
+}
+
 func TestNameMovesOn(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	one := put(t, s, "a", "one", "sha256:1")
 	two := put(t, s, "a", "two", "sha256:2")
 	got, err := s.Resolve("a")
@@ -111,7 +157,7 @@ func TestNameMovesOn(t *testing.T) {
 }
 
 func TestRemove(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	assert.ErrorIs(t, s.Remove("a"), ErrNotFound)
 	a := put(t, s, "a", "shared", "sha256:1")
 	put(t, s, "b", "shared", "sha256:1")
@@ -166,7 +212,7 @@ func TestBrokenImages(t *testing.T) {
 		{"description of another", "it says that its digest is sha256:5", func(t *testing.T, i Image) { writeMeta(t, i, `{"digest":"sha256:5","size":7}`) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := Store{t.TempDir()}
+			s := Store{Dir: t.TempDir()}
 			broken := put(t, s, "b", "content", "sha256:1")
 			good := put(t, s, "a", "another", "sha256:2")
 			test.damage(t, broken)
@@ -191,7 +237,7 @@ func TestBrokenImages(t *testing.T) {
 
 // A change that keeps the size shows only when everything is read.
 func TestVerify(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	i := put(t, s, "a", "content", "sha256:1")
 	assert.NilError(t, os.Chmod(i.Path, 0o644))
 	assert.NilError(t, os.WriteFile(i.Path, []byte("c0ntent"), 0o644))
@@ -202,7 +248,7 @@ func TestVerify(t *testing.T) {
 
 // An image that is broken can be removed: it is what one wants to do with it.
 func TestRemoveBrokenImage(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	i := put(t, s, "a", "content", "sha256:1")
 	assert.NilError(t, os.Truncate(i.Path, 3))
 	assert.NilError(t, s.Remove("a"))
@@ -225,7 +271,7 @@ func TestRemoveBrokenImage(t *testing.T) {
 
 // Another image that is broken is no reason to remove one half.
 func TestRemoveBesideABrokenImage(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	broken := put(t, s, "b", "content", "sha256:1")
 	i := put(t, s, "a", "another", "sha256:2")
 	assert.NilError(t, os.Truncate(broken.Path, 3))
@@ -236,7 +282,7 @@ func TestRemoveBesideABrokenImage(t *testing.T) {
 
 // What a crash leaves behind at each step is no obstacle to what comes next.
 func TestCrashLeftovers(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	i := put(t, s, "a", "content", "sha256:1")
 	dir := filepath.Base(filepath.Dir(i.Path))
 	for _, path := range []string{
@@ -279,7 +325,7 @@ func TestCrashLeftovers(t *testing.T) {
 
 // Readers see the image of before or the one of after, and nothing between.
 func TestResolveWhileBuilding(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	put(t, s, "a", "0", "sha256:0")
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -314,7 +360,7 @@ func TestResolveWhileBuilding(t *testing.T) {
 
 // An image that is removed meanwhile is not there, rather than broken.
 func TestResolveWhileRemoving(t *testing.T) {
-	s := Store{t.TempDir()}
+	s := Store{Dir: t.TempDir()}
 	put(t, s, "a", "content", "sha256:0")
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 
+	"github.com/fcarli/codesandbox/images"
 	"github.com/fcarli/codesandbox/policy"
 )
 
@@ -28,6 +29,7 @@ type config struct {
 	Policy             string        `default:"/etc/csbd/policy.yaml" desc:"policy file; SIGHUP reads it again"`
 	StateDir           string        `split_words:"true" default:"/var/lib/csbd" desc:"directory of csbd's own, for sandboxes while they live"`
 	ImageDir           string        `split_words:"true" desc:"directory of images; STATE_DIR/images when empty"`
+	ShippedImages      string        `split_words:"true" default:"/usr/lib/csbd/images" desc:"directory of images that packages bring; for names that IMAGE_DIR does not have"`
 	Launcher           launcher      `default:"direct" desc:"direct, or stock: start sandboxes by csbd-sentry, or by runsc's command line"`
 	Sentry             string        `desc:"path of csbd-sentry; beside csbd, or in /usr/lib/csbd, when empty"`
 	Runsc              string        `desc:"path of runsc; beside csbd, or in /usr/lib/csbd, when empty"`
@@ -175,6 +177,9 @@ func readConfig() (config, error) {
 	}
 	return c, nil
 }
+
+// images are those of this host.
+func (c config) images() images.Store { return images.Store{Dir: c.ImageDir, Shipped: c.ShippedImages} }
 
 // binary is the program that sandboxes are started with.
 func (c config) binary() string {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fcarli/codesandbox/images"
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
@@ -94,7 +93,7 @@ func examine(ctx context.Context, c config, report *rpc.Doctor, log *slog.Logger
 	if !check("cgroups", "the host can enforce every limit that the policy wants enforced", text(enforceable(r, current)), "see the cause") {
 		return
 	}
-	store := images.Store{Dir: c.ImageDir}
+	store := c.images()
 	source := newSource(c, r, store, log)
 	defer source.Close()
 	source.keep(&policy.Policy{}) // nothing is kept ready

@@ -16,7 +16,7 @@ func image(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	store := images.Store{Dir: c.ImageDir}
+	store := c.images()
 	verb := ""
 	if len(args) > 0 {
 		verb, args = args[0], args[1:]

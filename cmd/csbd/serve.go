@@ -14,7 +14,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/fcarli/codesandbox/images"
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
@@ -68,7 +67,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	if connections < int(c.Connections) {
 		log.Warn("fewer connections than configured: csbd may not open that many files (LimitNOFILE=)", "connections", connections)
 	}
-	store := images.Store{Dir: c.ImageDir}
+	store := c.images()
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)

@@ -87,6 +87,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 				return nil, cancelled(ctx)
 			}
 			s.health.failed(err)
+			s.doubt()
 			log.Error("no sandbox", "image", image.Name, "error", err)
 			return nil, internal(id)
 		}
@@ -105,6 +106,14 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 		s.health.worked()
 	}
 	var setup *isolation.SetupError
+	switch {
+	case err == nil && ownEnd(result):
+		s.health.succeeded()
+	case err != nil && !errors.As(err, &setup):
+		// The program may have done it to its sandbox, or the host is broken: one
+		// of our own programs shows which.
+		s.doubt()
+	}
 	switch {
 	case errors.As(err, &setup):
 		return nil, rpc.InvalidParams("files", "code and files cannot be placed in the working directory: %.200s", setup.Reason)

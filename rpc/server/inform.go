@@ -158,11 +158,13 @@ func (s *Server) images(p *policy.Profile) rpc.ImageList {
 	return list
 }
 
-// health remembers whether the last attempt to get a sandbox succeeded.
+// health remembers whether the last attempt to get a sandbox succeeded, and
+// when a program last ran in one to its own end.
 type health struct {
 	mu      sync.Mutex
 	tried   bool
 	problem error
+	success time.Time // zero for never
 }
 
 func (h *health) failed(err error) { h.set(err) }
@@ -172,6 +174,19 @@ func (h *health) set(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tried, h.problem = true, err
+}
+
+// succeeded notes an execution that came to its own end just now.
+func (h *health) succeeded() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.success = time.Now()
+}
+
+func (h *health) lastSuccess() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.success
 }
 
 func (h *health) read() (ready bool, problem string) {

@@ -25,21 +25,28 @@ const (
 	// up to the last.
 	firstProofBackoff = time.Second
 	lastProofBackoff  = time.Minute
+	// Between two proofs that failed executions give rise to, csbd rests for so
+	// long, and for so many times what the first one took: whoever can make
+	// executions fail makes csbd do no more than that.
+	doubtRest       = 5 * time.Second
+	doubtRestFactor = 9
 )
 
 // A prover remembers the last proof.
 type prover struct {
 	one    chan struct{} // holds one token: one proof at a time
 	failed chan struct{} // a proof failed
+	doubts chan struct{} // an execution failed, and nobody knows yet why
 
 	mu      sync.Mutex
 	problem string // why csbd refuses executions, "" if it does not
+	deep    bool   // a thorough proof found it: only another one can clear it
 	report  rpc.Doctor
 	made    time.Time // when report was; zero for never
 }
 
 func newProver() *prover {
-	return &prover{one: make(chan struct{}, 1), failed: make(chan struct{}, 1)}
+	return &prover{one: make(chan struct{}, 1), failed: make(chan struct{}, 1), doubts: make(chan struct{}, 1)}
 }
 
 // unproven says why executions have to be refused, or "".
@@ -64,6 +71,9 @@ func (s *Server) Prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 
 // prove is Prove for who holds the token.
 func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
+	s.prover.mu.Lock()
+	thorough = thorough || s.prover.deep
+	s.prover.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
 	report := rpc.Doctor{OK: true, Checks: []rpc.DoctorCheck{}}
@@ -116,7 +126,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	}
 	report.Duration = time.Since(start).Seconds()
 	s.prover.mu.Lock()
-	s.prover.problem = problem
+	s.prover.problem, s.prover.deep = problem, problem != "" && thorough
 	if thorough {
 		s.prover.report, s.prover.made = report, time.Now()
 	}
@@ -147,6 +157,9 @@ func (s *Server) subject(profile *policy.Profile, image images.Image) proof.Subj
 					err = closed
 				}
 				if !errors.Is(err, isolation.ErrNotTaken) || attempt == attempts {
+					if err == nil && ownEnd(result) {
+						s.health.succeeded()
+					}
 					return result, err
 				}
 			}
@@ -165,29 +178,63 @@ func wireCheck(profile string, c proof.Check) rpc.DoctorCheck {
 	return w
 }
 
-// KeepProving repeats the proof, thoroughly, until ctx ends: every so often (0
-// is never), and with growing pauses while it fails.
+// doubt has a proof made soon: an execution has failed, and the program may not
+// be to blame. It never waits.
+func (s *Server) doubt() {
+	select {
+	case s.prover.doubts <- struct{}{}:
+	default: // one proof answers all
+	}
+}
+
+// KeepProving repeats the proof until ctx ends: thoroughly, every so often (0
+// is never) and with growing pauses while it fails; and the short one when an
+// execution has failed inside csbd, at once the first time.
 func (s *Server) KeepProving(ctx context.Context, every time.Duration) {
+	last := time.Now() // when a thorough proof was made
+	rested := last     // no doubt is looked into before
+	doubted := false   // one waits for that
 	backoff := firstProofBackoff
 	for {
-		var due <-chan time.Time
-		switch {
-		case s.prover.unproven() != "":
-			due = time.After(backoff)
+		var due time.Time // zero is never
+		thorough := true
+		if s.prover.unproven() != "" {
+			due = time.Now().Add(backoff)
 			backoff = min(2*backoff, lastProofBackoff)
-		case every > 0:
-			due, backoff = time.After(every), firstProofBackoff
-		default:
+		} else {
 			backoff = firstProofBackoff
+			if every > 0 {
+				due = last.Add(every)
+			}
+			if doubted && (due.IsZero() || rested.Before(due)) {
+				due, thorough = rested, false
+			}
+		}
+		var timer <-chan time.Time
+		if !due.IsZero() {
+			timer = time.After(time.Until(due))
+		}
+		doubts := s.prover.doubts
+		if doubted {
+			doubts = nil
 		}
 		select {
-		case <-due:
+		case <-timer:
+			doubted = false
+			start := time.Now()
 			// Its failure is in the log, and in status.
-			_, _ = s.Prove(ctx, true)
+			_, _ = s.Prove(ctx, thorough)
 			select {
 			case <-s.prover.failed: // known
 			default:
 			}
+			if thorough {
+				last = time.Now()
+			} else {
+				rested = time.Now().Add(max(doubtRest, doubtRestFactor*time.Since(start)))
+			}
+		case <-doubts:
+			doubted = true
 		case <-s.prover.failed:
 		case <-ctx.Done():
 			return

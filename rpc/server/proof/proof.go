@@ -5,6 +5,7 @@ package proof
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -49,6 +50,20 @@ type Subject struct {
 // asking for too much at once.
 func Of(ctx context.Context, s Subject, thorough bool) []Check {
 	return twice(func() []Check { return s.inside(ctx, thorough) })
+}
+
+// Pulse is the smallest proof: a program runs in a fresh sandbox and what it
+// says comes back. The error says what happened instead.
+func Pulse(ctx context.Context, s Subject) error {
+	l := s.limits()
+	o := s.run(ctx, "pulse", "import sys\nprint(sys.argv[1])\n", []string{"alive"}, l)
+	switch {
+	case o.err != nil:
+		return o.err
+	case o.Status != isolation.StatusOK || o.stdout != "alive\n":
+		return fmt.Errorf("a program of csbd's own ended with %s, exit code %d, and said %q", o.Status, o.ExitCode, bounded(o.stdout))
+	}
+	return nil
 }
 
 // Ends makes the checks that end a program each: the limits by which csbd and

@@ -158,6 +158,7 @@ func (d *Daemon) Environment(t testing.TB) []string {
 		"CSBD_POLICY=" + d.PolicyFile,
 		"CSBD_STATE_DIR=" + d.StateDir,
 		"CSBD_IMAGE_DIR=" + store,
+		"CSBD_SHIPPED_IMAGES=", // of csbd's packages, if they are installed here
 		"CSBD_RUNSC=" + imagetest.Runsc(t),
 		"CSBD_SENTRY=" + imagetest.Sentry(t),
 		"CSBD_LOG_FORMAT=json",
