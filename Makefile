@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 export CGO_ENABLED ?= 0
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION := $(shell packaging/version.sh 2>/dev/null || echo devel)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 GVISOR  := $(shell go list -m -f '{{.Version}}' gvisor.dev/gvisor 2>/dev/null)
 
@@ -106,20 +106,23 @@ soak: build image ## mixed load with hard deaths, SOAK executions (2000), some t
 	@go build -o bin/soak ./cmd/csbd/soak
 	@bin/soak -n $(SOAK) -timeout $(or $(SOAK_TIMEOUT),30m)
 
-# Their date is the commit's, so that the same commit gives the same bytes.
-packages: export PACKAGE_VERSION = $(shell packaging/version.sh)
-packages: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
-
 # nfpm has requirements of its own, which are none of csbd's.
 bin/nfpm: packaging/nfpm.mod packaging/nfpm.sum
 	go build -modfile=packaging/nfpm.mod -trimpath -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
+# Their date is the commit's, so that the same commit gives the same bytes.
+packages: export PACKAGE_VERSION = $(VERSION)
+packages: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+packages: export RUNNER = $(shell sha256sum isolation/runner/runner.py | cut -c1-12)
 .PHONY: packages
-packages: build bin/nfpm ## build .deb and .rpm into dist/
+packages: build image bin/nfpm ## build .deb and .rpm into dist/
 	rm -rf dist && mkdir dist
 	packaging/stage.sh
-	bin/nfpm package -f packaging/nfpm.yaml -p deb -t dist/
-	bin/nfpm package -f packaging/nfpm.yaml -p rpm -t dist/
+	for format in deb rpm; do \
+		bin/nfpm package -f packaging/nfpm.yaml -p $$format -t dist/; \
+		bin/nfpm package -f packaging/nfpm-image.yaml -p $$format -t dist/; \
+	done
+	rm -rf dist/stage
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

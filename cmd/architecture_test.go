@@ -241,9 +241,9 @@ func badName(p pkg) string {
 }
 
 // edge is whether a package may deal with the process that it runs in: the
-// programs and what is for tests.
+// programs, those that make packages among them, and what is for tests.
 func edge(p string) bool {
-	return matches([]string{"cmd/..."}, p) || strings.HasSuffix(p, "test")
+	return matches([]string{"cmd/...", "packaging/..."}, p) || strings.HasSuffix(p, "test")
 }
 
 // edgeOnly are the functions that belong to main: by import path, nil is the

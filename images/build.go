@@ -21,7 +21,7 @@ import (
 
 // recipe is part of every input digest: raise it when the way of building
 // changes what comes out.
-const recipe = "debian-apt-erofs 1"
+const recipe = "debian-apt-erofs 2"
 
 // epoch is the time stamp of every file, so that the same input gives the same
 // bytes.
@@ -137,6 +137,8 @@ func debootstrap(ctx context.Context, p *Project, tree string, progress io.Write
 	for _, path := range []string{"doc", "man", "info", "locale", "bug", "lintian"} {
 		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+path+"/*")
 	}
+	// Who passes the image on owes their readers the licences.
+	args = append(args, "--dpkgopt=path-include=/usr/share/doc/*/copyright")
 	cmd := command(ctx, "mmdebstrap", append(args, p.suite(), tree)...)
 	cmd.Env = append(cmd.Env, "SOURCE_DATE_EPOCH="+epoch)
 	stop := heartbeat(progress, "image "+p.Name+": still installing")
