@@ -24,7 +24,7 @@ build: bin/csbd bin/csbctl bin/csbd-sentry bin/runsc ## build csbd, its sentry, 
 bin/csbd bin/csbctl &: $(GO_SOURCES)
 	@echo "== building csbd and csbctl"
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/csbctl ./cmd/csbctl
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
 
 # gVisor as its own release build has it: its module, with the seccomp filters
 # compiled. Everything else in it is untouched.
@@ -52,7 +52,8 @@ bin/runsc: build/gvisor.mod
 # package:command (or file), for what is not Go.
 TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
 # The race detector needs a C compiler.
-TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate
+TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate \
+	docker.io:dockerd zsh:zsh fish:fish man-db:man groff-base:groff mandoc:mandoc
 
 define install
 	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
@@ -83,6 +84,12 @@ serve: build image ## run csbd in the foreground with the sample policy
 	@mkdir -p $(RUN)
 	CSBD_SOCKET=$${CSBD_SOCKET:-$(RUN)/csbd.sock} CSBD_STATE_DIR=$${CSBD_STATE_DIR:-$(RUN)/state} \
 	CSBD_POLICY=$${CSBD_POLICY:-packaging/policy.yaml} CSBD_CGROUP=$${CSBD_CGROUP:-/csbd-serve} bin/csbd
+
+# An Engine of one's own builds it; the tree is in dist/container either way.
+.PHONY: container
+container: build image ## build the container image csbd:latest with docker (docs/sidecar.md)
+	packaging/container/context.sh bin $(CSBD_IMAGE_DIR) dist/container
+	docker build --tag csbd:latest --tag csbd:$(VERSION) dist/container
 
 .PHONY: test
 test: build test-deps image ## run every test, those with real sandboxes included

@@ -87,6 +87,10 @@ var rules = []rule{
 		because: "the server knows sandboxes by the interfaces of isolation only, so that it is tested with fakes and drivers can be exchanged; cmd/csbd puts the two together",
 	},
 	{
+		from: []string{"..."}, except: []string{"rpc/server/metrics/...", "cmd/csbd/..."}, never: []string{"github.com/prometheus/...", "rpc/server/metrics/..."},
+		because: "metrics are one package's business: the others tell an Observer what happens, so that clients, drivers and the server do not carry a metrics library, and another can be taken",
+	},
+	{
 		from: []string{"images"}, never: []string{"rpc/...", "policy/...", "isolation/runsc/...", "isolation/docker/...", "isolation/cgroup/...", "cmd/..."},
 		because: "building an image needs no daemon and no runtime",
 	},
@@ -103,7 +107,7 @@ var rules = []rule{
 	},
 	{
 		from: []string{"..."}, except: []string{"images/imagetest/...", "isolation/isolationtest/...", "rpc/server/servertest/..."},
-		never:   []string{"testing", "gotest.tools/...", "images/imagetest/...", "isolation/isolationtest/...", "rpc/server/servertest/..."},
+		never:   []string{"testing", "gotest.tools/...", "github.com/prometheus/prometheus/...", "images/imagetest/...", "isolation/isolationtest/...", "rpc/server/servertest/..."},
 		because: "what is for tests must not be linked into programs",
 	},
 }
@@ -206,7 +210,7 @@ func load(t *testing.T) graph {
 func TestArchitecture(t *testing.T) {
 	g := load(t)
 	// A rule about a package that was renamed would hold for ever.
-	for _, name := range []string{"isolation", "isolation/runner", "isolation/runsc", "policy", "images", "rpc", "rpc/server", "rpc/server/queue", "cmd/csbctl", "cmd/csbd"} {
+	for _, name := range []string{"isolation", "isolation/runner", "isolation/runsc", "policy", "images", "rpc", "rpc/server", "rpc/server/queue", "rpc/server/metrics", "cmd/csbctl", "cmd/csbd"} {
 		assert.Check(t, g[module+"/"+name].Name != "", "there is no package %s: change the rules", name)
 	}
 	for _, r := range rules {
@@ -304,6 +308,7 @@ func sound() graph {
 	add("go.yaml.in/yaml/v3")
 	add("gvisor.dev/gvisor/pkg/urpc")
 	add("github.com/sourcegraph/jsonrpc2", "os")
+	add("github.com/prometheus/client_golang/prometheus", "os")
 	add("example.org/more", "go.yaml.in/yaml/v3")
 	own("isolation", "os")
 	own("isolation/runner", "os")
@@ -315,8 +320,9 @@ func sound() graph {
 	own("rpc", "github.com/sourcegraph/jsonrpc2")
 	own("rpc/server", module+"/rpc", module+"/rpc/server/queue", module+"/policy", module+"/isolation", module+"/images")
 	own("rpc/server/queue", "os")
+	own("rpc/server/metrics", module+"/rpc/server", "github.com/prometheus/client_golang/prometheus")
 	own("cmd/csbctl", module+"/rpc", "os")
-	own("cmd/csbd", module+"/rpc/server", module+"/isolation/runsc", "os")
+	own("cmd/csbd", module+"/rpc/server", module+"/rpc/server/metrics", module+"/isolation/runsc", "os")
 	return g
 }
 
@@ -341,6 +347,9 @@ func TestTheRulesCanFail(t *testing.T) {
 		{"rpc/server/queue", module + "/policy", "rpc/server/queue imports " + module + "/policy"},
 		{"rpc/server", module + "/isolation/runsc", "rpc/server imports " + module + "/isolation/runsc"},
 		{"rpc/server/queue", module + "/isolation/runner", "rpc/server/queue imports " + module + "/isolation/runner"},
+		{"rpc/server", "github.com/prometheus/client_golang/prometheus", "rpc/server imports github.com/prometheus/client_golang/prometheus"},
+		{"rpc/server", module + "/rpc/server/metrics", "rpc/server imports " + module + "/rpc/server/metrics"},
+		{"cmd/csbctl", "github.com/prometheus/client_golang/prometheus", "cmd/csbctl imports github.com/prometheus/client_golang/prometheus"},
 		{"images", module + "/policy", "images imports " + module + "/policy"},
 		{"cmd/csbctl", module + "/isolation", "cmd/csbctl imports " + module + "/isolation"},
 		{"cmd/csbctl", "example.org/more", "cmd/csbctl imports example.org/more imports go.yaml.in/yaml/v3"},

@@ -22,6 +22,8 @@ put 755 /usr/sbin bin/csbd
 put 755 /usr/bin bin/csbctl
 put 755 /usr/lib/csbd bin/csbd-sentry bin/runsc
 put 644 /usr/lib/systemd/system packaging/systemd/csbd.socket packaging/systemd/csbd.service
+put 755 /usr/lib/systemd/system-generators packaging/systemd/csbd-generator
+put 644 /usr/share/doc/csbd/examples packaging/systemd/examples/*
 put 644 /usr/lib/systemd/system-preset packaging/systemd/90-csbd.preset
 put 644 /usr/share/csbd/images/python images/python/pyproject.toml
 install -D -m 644 packaging/systemd/csbd.sysusers "$stage/usr/lib/sysusers.d/csbd.conf"

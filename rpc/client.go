@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/sourcegraph/jsonrpc2"
 )
@@ -53,24 +54,49 @@ func (c *Client) Close() error { return c.conn.Close() }
 // ErrDisconnected says that csbd closed the connection before it answered.
 var ErrDisconnected = errors.New("csbd closed the connection without an answer")
 
+// ErrNotSent is an ErrDisconnected before csbd had the whole request: it cannot
+// have been carried out, not even begun.
+var ErrNotSent = fmt.Errorf("%w, or the whole request", ErrDisconnected)
+
 // Call calls a method. Its error is an *Error when csbd answered with one.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
 	// Strings, because the library reads an id of null as the number 0.
-	err := c.conn.Call(ctx, method, params, result, jsonrpc2.StringID())
+	call, err := c.conn.DispatchCall(ctx, method, params, jsonrpc2.StringID())
+	if disconnected(err) {
+		// csbd may have said why.
+		select {
+		case <-c.conn.DisconnectNotify():
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+		return c.orRejected(ErrNotSent)
+	}
+	if err == nil {
+		err = call.Wait(ctx, result)
+	}
 	var wire *jsonrpc2.Error
 	switch {
 	case errors.As(err, &wire):
 		return fromWire(wire)
-	case errors.Is(err, jsonrpc2.ErrClosed), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
-		if e := c.rejected.Load(); e != nil {
-			return fromWire(e)
-		}
-		return ErrDisconnected
+	case disconnected(err):
+		return c.orRejected(ErrDisconnected)
 	case err != nil:
 		return fmt.Errorf("call %s: %w", method, err)
 	}
 	return nil
+}
+
+func disconnected(err error) bool {
+	return errors.Is(err, jsonrpc2.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
+}
+
+// orRejected is the error that csbd answered without an id, or else err.
+func (c *Client) orRejected(err error) error {
+	if e := c.rejected.Load(); e != nil {
+		return fromWire(e)
+	}
+	return err
 }
 
 // Execute runs one program.

@@ -3,6 +3,8 @@ package rpc
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sourcegraph/jsonrpc2"
@@ -18,11 +20,11 @@ const (
 	CodeDenied         = -32001                      // the policy refuses; Data.Rule and Data.Field say why
 	CodeBusy           = -32002                      // try again after Data.RetryAfter seconds
 	CodeUnknownImage   = -32003                      // the policy allows the image, but it is not there
-	CodeShuttingDown   = -32004                      // csbd is about to stop
+	CodeShuttingDown   = -32004                      // csbd is about to stop, nothing ran: try again on a new connection
 	CodeCancelled      = -32005                      // cancelled before the program ran
 )
 
-// Kinds are the words for the codes, in ErrorData.Kind.
+// kinds are the words for the codes, in ErrorData.Kind.
 var kinds = map[int64]string{
 	CodeParseError:     "parse_error",
 	CodeInvalidRequest: "invalid_request",
@@ -35,6 +37,9 @@ var kinds = map[int64]string{
 	CodeShuttingDown:   "shutting_down",
 	CodeCancelled:      "cancelled",
 }
+
+// Kinds are all that ErrorData.Kind can be, sorted.
+func Kinds() []string { return slices.Sorted(maps.Values(kinds)) }
 
 // An Error is why a request was not carried out. It is the same on both sides
 // of the wire.
@@ -52,7 +57,7 @@ type ErrorData struct {
 	Field string `json:"field,omitempty"`
 	// Rule of the policy that decided.
 	Rule string `json:"rule,omitempty"`
-	// RetryAfter in seconds, for "busy".
+	// RetryAfter in seconds, for "busy" and "shutting_down".
 	RetryAfter float64 `json:"retry_after,omitempty"`
 	// ID under which csbd's log tells more, for "internal".
 	ID string `json:"id,omitempty"`
@@ -76,6 +81,15 @@ func InvalidParams(field, format string, args ...any) *Error {
 func Busy(retryAfter time.Duration, format string, args ...any) *Error {
 	e := Errorf(CodeBusy, format, args...)
 	e.Data.RetryAfter = retryAfter.Seconds()
+	return e
+}
+
+// ShuttingDown is the Error of a csbd that is about to stop and has not begun
+// with the request. Where systemd keeps the socket, a new connection waits for
+// the next csbd by itself.
+func ShuttingDown() *Error {
+	e := Errorf(CodeShuttingDown, "csbd is about to stop")
+	e.Data.RetryAfter = 0.1
 	return e
 }
 

@@ -262,6 +262,9 @@ type Status struct {
 	Refused map[string]int64 `json:"refused"`
 	// PolicyGeneration is 1 after the start and grows with every reload.
 	PolicyGeneration int64 `json:"policy_generation"`
+	// PolicyProblem is there while the policy file is not the policy in force:
+	// csbd was told to read it again and found a mistake.
+	PolicyProblem string `json:"policy_problem,omitempty"`
 	// Pools of sandboxes that are kept ready.
 	Pools []Pool `json:"pools"`
 	// Audit counts lines of the audit; nil if there is none.

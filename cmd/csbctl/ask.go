@@ -3,94 +3,86 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
-	"runtime"
+	"io"
 
 	"github.com/fcarli/codesandbox/rpc"
 )
 
-// ask prints what csbd answers to a method without parameters.
-func (o *options) ask(ctx context.Context, verb string, s streams) (int, error) {
-	method := map[string]string{
-		"status":  rpc.MethodStatus,
-		"version": rpc.MethodVersion,
-		"images":  rpc.MethodImagesList,
-	}[verb]
-	answer, err := o.call(ctx, method, nil)
-	if verb != "version" {
-		if err != nil {
-			return 0, err
+// exitNo is the exit status of a question whose answer is no: csbd is not
+// ready, a check failed, a policy is wrong.
+const exitNo = 1
+
+// arguments reads the flags of a verb, which may stand before, between and
+// after its other arguments, and returns those. own adds flags to those that
+// every verb has.
+func (o *options) arguments(verb string, args []string, own func(*flag.FlagSet)) ([]string, error) {
+	f := flag.NewFlagSet(verb, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&o.socket, "socket", o.socket, "`path` of csbd's socket")
+	f.BoolVar(&o.json, "json", o.json, "print what csbd answers, as JSON")
+	if own != nil {
+		own(f)
+	}
+	var rest []string
+	for len(args) > 0 {
+		err := f.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, &helpRequest{verb, f}
 		}
-		return exitOK, printJSON(s.out, answer)
-	}
-	// csbctl's own version is known even when csbd's is not.
-	type own struct {
-		Version  string `json:"version"`
-		Protocol int    `json:"protocol"`
-		Go       string `json:"go"`
-	}
-	both, encodeErr := json.Marshal(struct {
-		Csbctl own             `json:"csbctl"`
-		Csbd   json.RawMessage `json:"csbd,omitempty"`
-	}{own{version, rpc.ProtocolVersion, runtime.Version()}, answer})
-	if encodeErr != nil {
-		return 0, encodeErr
-	}
-	if printErr := printJSON(s.out, both); printErr != nil {
-		return 0, printErr
-	}
-	return exitOK, err
-}
-
-// call calls one method on a connection of its own.
-func (o *options) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
-	client, err := rpc.Dial(ctx, o.socket)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	var answer json.RawMessage
-	err = client.Call(ctx, method, params, &answer)
-	return answer, err
-}
-
-// policy is `csbctl policy show` and `csbctl policy check FILE`.
-func (o *options) policy(ctx context.Context, args []string, s streams) (int, error) {
-	switch {
-	case len(args) == 1 && args[0] == "show":
-		answer, err := o.call(ctx, rpc.MethodPolicyShow, nil)
 		if err != nil {
-			return 0, err
+			return nil, usageError(fmt.Sprintf("%s: %v", verb, err))
 		}
-		return exitOK, printJSON(s.out, answer)
-	case len(args) == 2 && args[0] == "check":
-		return o.checkPolicy(ctx, args[1], s)
+		if args = f.Args(); len(args) > 0 {
+			rest, args = append(rest, args[0]), args[1:]
+		}
 	}
-	return 0, usageError("policy wants: show, or check FILE")
+	return rest, nil
 }
 
-func (o *options) checkPolicy(ctx context.Context, file string, s streams) (int, error) {
-	data, err := readFile(file)
-	if err != nil {
-		return 0, err
+// noArguments is arguments for a verb that has none but flags.
+func (o *options) noArguments(verb string, args []string, own func(*flag.FlagSet)) error {
+	rest, err := o.arguments(verb, args, own)
+	if err == nil && len(rest) > 0 {
+		err = usageError(fmt.Sprintf("%s takes no argument %q", verb, rest[0]))
 	}
-	raw, err := o.call(ctx, rpc.MethodPolicyCheck, rpc.PolicyCheckParams{Policy: string(data), Name: file})
-	if err != nil {
-		return 0, err
+	return err
+}
+
+// A helpRequest is --help behind a verb.
+type helpRequest struct {
+	verb  string
+	flags *flag.FlagSet
+}
+
+func (h *helpRequest) Error() string { return "help for " + h.verb }
+
+func (h *helpRequest) print(w io.Writer) {
+	fmt.Fprintf(w, "csbctl %s [FLAGS]; `man csbctl` says more.\n\n", h.verb)
+	h.flags.SetOutput(w)
+	h.flags.PrintDefaults()
+}
+
+// ask calls a method on a connection of its own. It returns the answer as csbd
+// wrote it, and as far as this csbctl knows its members.
+func ask[T any](ctx context.Context, o *options, method string, params any) (raw json.RawMessage, answer T, err error) {
+	if err := o.dialled(ctx, func(c *rpc.Client) error { return c.Call(ctx, method, params, &raw) }); err != nil {
+		return nil, answer, err
 	}
-	var answer rpc.PolicyCheck
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return 0, fmt.Errorf("read the answer: %w", err)
+		return nil, answer, fmt.Errorf("read the answer: %w", err)
 	}
-	for _, w := range answer.Warnings {
-		fmt.Fprintf(s.err, "warning: %s\n", w)
+	return raw, answer, nil
+}
+
+// print prints an answer: as csbd wrote it with --json, else as a page for
+// people.
+func (o *options) print(w io.Writer, raw json.RawMessage, page string) error {
+	if o.json {
+		return printJSON(w, raw)
 	}
-	for _, e := range answer.Errors {
-		fmt.Fprintln(s.err, e)
-	}
-	if !answer.Valid {
-		return 1, nil
-	}
-	fmt.Fprintf(s.out, "%s: ok\n", file)
-	return exitOK, nil
+	_, err := io.WriteString(w, page)
+	return err
 }

@@ -315,11 +315,17 @@ func verbs(t *testing.T, d *servertest.Daemon) {
 		args []string
 		says []string
 	}{
-		{[]string{"status"}, []string{`"ready":true`, `"policy_generation":1`}},
-		{[]string{"version"}, []string{`"csbctl":{`, `"csbd":{`, `"protocol":1`}},
-		{[]string{"images"}, []string{`"name":"python"`, `"numpy"`}},
-		{[]string{"policy", "show"}, []string{`"rule":"rule 1 (user 0)"`, `"concurrency":16`}},
-		{[]string{"--help"}, []string{"csbctl [FLAGS]", "-timeout", "-socket"}},
+		{[]string{"status", "--json"}, []string{`"ready":true`, `"policy_generation":1`}},
+		{[]string{"--json", "status"}, []string{`"ready":true`, `"policy_generation":1`}},
+		{[]string{"status"}, []string{"csbd is ready\n", "policy      generation 1\n", "you         uid 0 (root)"}},
+		{[]string{"version", "--json"}, []string{`"csbctl":{`, `"csbd":{`, `"protocol":1`}},
+		{[]string{"version"}, []string{"csbctl devel, commit ", "\ncsbd devel, commit ", "protocol 1, go1.", ", runsc v0."}},
+		{[]string{"images", "--json"}, []string{`"name":"python"`, `"numpy"`}},
+		{[]string{"images"}, []string{"NAME ", "\npython  3.", "  yes\n", "\npython has numpy "}},
+		{[]string{"policy", "show", "--json"}, []string{`"rule":"rule 1 (user 0)"`, `"concurrency":16`}},
+		{[]string{"policy", "show"}, []string{"default, by rule 1 (user 0)\n", "python, absent\n", "16 at a time", "\nmemory      256 MiB  1 GiB\n"}},
+		{[]string{"--help"}, []string{"csbctl [FLAGS]", "-timeout", "-socket", "csbctl top"}},
+		{[]string{"top", "--help"}, []string{"-interval", "-count", "-json", "-socket"}},
 	} {
 		o := call{args: test.args}.run(t, d.Socket)
 		assert.Check(t, o.code == 0 && o.stderr == "", "%q: %+v", test.args, o)
@@ -333,15 +339,20 @@ func verbs(t *testing.T, d *servertest.Daemon) {
 	assert.NilError(t, os.WriteFile(file, []byte(strings.Replace(policy, "rate: 1/h", "rate: often", 1)), 0o600))
 	o := call{args: []string{"policy", "check", file}}.run(t, d.Socket)
 	assert.Check(t, o.code == 1 && o.stdout == "" && strings.HasPrefix(o.stderr, file+":4: profiles.busy.rate: "), "%+v", o)
-	// --socket goes before CSBD_SOCKET.
-	o = call{args: []string{"--socket", d.Socket, "version"}, env: []string{"CSBD_SOCKET=/nonexistent"}}.run(t, "")
-	assert.Equal(t, o.code, 0, "%+v", o)
+	o = call{args: []string{"policy", "check", "--json", file}}.run(t, d.Socket)
+	assert.Check(t, o.code == 1 && o.stderr == "" && strings.HasPrefix(o.stdout, `{"valid":false,"errors":["`+file+`:4: profiles.busy.rate: `), "%+v", o)
+	// --socket goes before CSBD_SOCKET, wherever it stands.
+	for _, args := range [][]string{{"--socket", d.Socket, "version"}, {"version", "--socket=" + d.Socket}, {"policy", "--socket", d.Socket, "show"}} {
+		o = call{args: args, env: []string{"CSBD_SOCKET=/nonexistent"}}.run(t, "")
+		assert.Equal(t, o.code, 0, "%+v", o)
+	}
 }
 
 func wrongUsage(t *testing.T, d *servertest.Daemon) {
 	for _, args := range [][]string{
 		{"--no-such-flag"}, {"-c"}, {"--timeout"}, {"--processes", "many", "-c", "1"}, {"--env", "NAME", "-c", "1"},
 		{"status", "now"}, {"policy"}, {"policy", "erase"}, {"policy", "check"}, {"policy", "show", "x"},
+		{"status", "--raw"}, {"top", "5"}, {"top", "--interval", "1ms"}, {"top", "--interval", "soon"}, {"top", "--count", "0"}, {"--raw", "--json", "-c", "1"},
 	} {
 		o := call{args: args}.run(t, d.Socket)
 		assert.Check(t, o.code == 2 && o.stdout == "" && strings.Contains(o.stderr, "csbctl --help"), "%q: %+v", args, o)

@@ -2,33 +2,24 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 
 	"github.com/fcarli/codesandbox/rpc"
 )
 
 // doctor is `csbctl doctor`: exit status 1 says that a check failed.
 func (o *options) doctor(ctx context.Context, args []string, s streams) (int, error) {
-	asJSON := len(args) == 1 && args[0] == "--json"
-	if len(args) > 0 && !asJSON {
-		return 0, usageError(fmt.Sprintf("doctor takes --json and nothing else, not %q", args[0]))
+	if err := o.noArguments("doctor", args, nil); err != nil {
+		return 0, err
 	}
-	raw, err := o.call(ctx, rpc.MethodDoctor, nil)
+	raw, report, err := ask[rpc.Doctor](ctx, o, rpc.MethodDoctor, nil)
 	if err != nil {
 		return 0, err
 	}
-	var report rpc.Doctor
-	if err := json.Unmarshal(raw, &report); err != nil {
-		return 0, fmt.Errorf("read the answer: %w", err)
+	if err := o.print(s.out, raw, report.String()); err != nil {
+		return 0, err
 	}
-	if asJSON {
-		err = printJSON(s.out, raw)
-	} else {
-		_, err = fmt.Fprint(s.out, report)
+	if !report.OK {
+		return exitNo, nil
 	}
-	if err == nil && !report.OK {
-		return 1, nil
-	}
-	return exitOK, err
+	return exitOK, nil
 }

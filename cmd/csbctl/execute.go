@@ -56,21 +56,16 @@ func (o *options) execute(ctx context.Context, args []string, s streams, getenv 
 	// From here on there is something to cancel; before, a signal just ends us.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	client, err := rpc.Dial(ctx, o.socket)
-	if err != nil {
-		return 0, err
-	}
-	defer client.Close()
 	if o.raw {
-		result, err := client.Execute(ctx, p)
-		if err != nil {
+		var result rpc.Result
+		if err := o.dialled(ctx, func(c *rpc.Client) (err error) { result, err = c.Execute(ctx, p); return }); err != nil {
 			return 0, err
 		}
 		return result.ExitCode, printRaw(result, s)
 	}
 	// The answer is printed as csbd wrote it, unknown members included.
 	var raw json.RawMessage
-	if err := client.Call(ctx, rpc.MethodExecute, p, &raw); err != nil {
+	if err := o.dialled(ctx, func(c *rpc.Client) error { return c.Call(ctx, rpc.MethodExecute, p, &raw) }); err != nil {
 		return 0, err
 	}
 	var result struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,9 +83,8 @@ func hintAnswer(ctx context.Context, socket string, e *rpc.Error) string {
 // versionHint explains a misunderstanding by different protocol versions.
 func versionHint(ctx context.Context, socket string) string {
 	o := options{socket: socket}
-	raw, err := o.call(ctx, rpc.MethodVersion, nil)
-	var csbd rpc.Version
-	if err != nil || json.Unmarshal(raw, &csbd) != nil || csbd.Protocol == rpc.ProtocolVersion {
+	_, csbd, err := ask[rpc.Version](ctx, &o, rpc.MethodVersion, nil)
+	if err != nil || csbd.Protocol == rpc.ProtocolVersion {
 		return ""
 	}
 	return fmt.Sprintf("csbctl %s speaks protocol version %d and csbd %s version %d: install the same version of both",

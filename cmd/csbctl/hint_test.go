@@ -97,7 +97,7 @@ func TestHints(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			for _, args := range [][]string{{"-c", "print(1)"}, {"status"}} {
+			for _, args := range [][]string{{"-c", "print(1)"}, {"status"}, {"top"}} {
 				o := call{args: args}.run(t, test.socket)
 				assert.Check(t, o.code == 125 && o.stdout == "" && strings.HasPrefix(o.stderr, "csbctl: "), "%+v", o)
 				for _, part := range test.says {
@@ -117,8 +117,10 @@ func TestHints(t *testing.T) {
 	})
 	t.Run("version without csbd", func(t *testing.T) {
 		t.Parallel()
-		o := call{args: []string{"version"}}.run(t, stale)
-		assert.Check(t, o.code == 125 && strings.Contains(o.stdout, `"csbctl":{`) && strings.Contains(o.stderr, "hint: "), "%+v", o)
+		o := call{args: []string{"version", "--json"}}.run(t, stale)
+		assert.Check(t, o.code == 125 && strings.HasPrefix(o.stdout, `{"csbctl":{`) && strings.Contains(o.stderr, "hint: "), "%+v", o)
+		o = call{args: []string{"version"}}.run(t, stale)
+		assert.Check(t, o.code == 125 && strings.HasPrefix(o.stdout, "csbctl devel, ") && strings.Count(o.stdout, "\n") == 1, "%+v", o)
 	})
 	t.Run("a newer csbd", func(t *testing.T) {
 		t.Parallel()

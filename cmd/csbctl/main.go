@@ -14,9 +14,6 @@ import (
 	"github.com/fcarli/codesandbox/rpc"
 )
 
-// version is set by the linker; see the Makefile.
-var version = "devel"
-
 // Exit statuses. A program's own is passed on.
 const (
 	exitOK     = 0
@@ -32,14 +29,19 @@ const usage = `csbctl runs Python in a sandbox, by way of csbd, and prints the r
   csbctl [FLAGS] -c CODE [ARG...]     run CODE
   PYTHON_CODE=CODE csbctl [FLAGS]     run CODE
   csbctl [FLAGS] < FILE               run what comes on stdin
-  csbctl status | version | images    what csbd is doing, is, and has
-  csbctl doctor [--json]              whether isolation works; how to mend it
+  csbctl status                       what csbd is doing, and whether it is ready
+  csbctl top                          the same, live
+  csbctl images                       the images that I may use
   csbctl policy show                  what I may do
   csbctl policy check FILE            whether a policy file is right
+  csbctl doctor                       whether isolation works; how to mend it
+  csbctl version                      what csbctl and csbd are
 
 When the code does not come from stdin, stdin is the program's stdin. The exit
 status is the program's: 124 after a timeout, 137 when killed for memory; 125
-when csbd or csbctl failed, 2 when csbctl was called wrongly.
+when csbd or csbctl failed, 2 when csbctl was called wrongly. The other commands
+print for people, and JSON with --json; their exit status is 1 when the answer
+is no. "csbctl COMMAND --help" lists their flags.
 
 `
 
@@ -50,6 +52,7 @@ func main() {
 // options are the flags of every verb.
 type options struct {
 	socket string
+	json   bool
 	raw    bool
 	code   *string
 	rpc.ExecuteParams
@@ -89,6 +92,11 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 		fmt.Fprintln(stderr, "csbctl: interrupted; the execution is cancelled")
 		return exitInterrupted
 	}
+	var help *helpRequest
+	if errors.As(err, &help) {
+		help.print(stdout)
+		return exitOK
+	}
 	var wrong usageError
 	if errors.As(err, &wrong) {
 		fmt.Fprintf(stderr, "csbctl: %v\nTry `csbctl --help`.\n", err)
@@ -112,15 +120,21 @@ func (o *options) dispatch(ctx context.Context, args []string, s streams, getenv
 		verb = args[0]
 	}
 	switch verb {
-	case "status", "version", "images":
-		if len(args) > 1 {
-			return 0, usageError(fmt.Sprintf("%s takes no argument %q", verb, args[1]))
-		}
-		return o.ask(ctx, verb, s)
-	case "doctor":
-		return o.doctor(ctx, args[1:], s)
+	case "status":
+		return o.status(ctx, args[1:], s)
+	case "top":
+		return o.top(ctx, args[1:], s, getenv)
+	case "images":
+		return o.images(ctx, args[1:], s)
 	case "policy":
 		return o.policy(ctx, args[1:], s)
+	case "doctor":
+		return o.doctor(ctx, args[1:], s)
+	case "version":
+		return o.version(ctx, args[1:], s)
+	}
+	if o.raw && o.json {
+		return 0, usageError("--raw and --json exclude each other")
 	}
 	return o.execute(ctx, args, s, getenv)
 }
@@ -128,6 +142,7 @@ func (o *options) dispatch(ctx context.Context, args []string, s streams, getenv
 func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("csbctl", flag.ContinueOnError)
 	f.StringVar(&o.socket, "socket", "", "`path` of csbd's socket (default $CSBD_SOCKET, then /run/csbd/csbd.sock)")
+	f.BoolVar(&o.json, "json", false, "print JSON, which results are anyway")
 	f.BoolVar(&o.raw, "raw", false, "copy the program's stdout and stderr instead of printing JSON")
 	f.Func("c", "Python `code` to run", func(s string) error {
 		o.code = &s

@@ -6,10 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -44,12 +47,15 @@ type config struct {
 	SandboxAge         time.Duration `split_words:"true" default:"1h" desc:"how long a sandbox waits before it is replaced; 0 is forever"`
 	SnapshotAge        time.Duration `split_words:"true" default:"24h" desc:"how old a snapshot gets before it is made anew; 0 is forever"`
 	ProofEvery         time.Duration `split_words:"true" default:"10m" desc:"how often csbd looks at its sandboxes from inside; 0 is at the start only"`
-	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal; none when empty"`
+	Audit              string        `desc:"absolute path of a file that gets a line for each execution and refusal, or journal; none when empty"`
 	AuditSize          byteSize      `split_words:"true" default:"100MiB" desc:"size at which that file becomes FILE.1"`
 	AuditKeep          count         `split_words:"true" default:"5" desc:"how many older files are kept"`
+	Metrics            address       `desc:"where Prometheus may ask: unix:/PATH, or a loopback address as 127.0.0.1:9464; nowhere when empty"`
+	MetricsGroup       string        `split_words:"true" desc:"group of the metrics' Unix socket; csbd's own when empty"`
+	Pprof              string        `desc:"absolute path of a socket on which root may profile csbd; none when empty"`
 	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
-	LogFormat          logFormat     `split_words:"true" default:"text" desc:"text or json"`
+	LogFormat          logFormat     `split_words:"true" default:"auto" desc:"text, json, journal, or auto: journal where stderr is the journal, else text"`
 }
 
 type fileMode fs.FileMode
@@ -113,12 +119,45 @@ func (p *platform) Decode(s string) error {
 
 type logFormat string
 
+// toJournal is the word for the systemd journal, of the log and of the audit.
+const toJournal = "journal"
+
 // Decode implements envconfig.Decoder.
 func (f *logFormat) Decode(s string) error {
-	if s != "text" && s != "json" {
-		return errors.New(`want "text" or "json"`)
+	if !slices.Contains([]string{"auto", "text", "json", toJournal}, s) {
+		return errors.New(`want "auto", "text", "json" or "journal"`)
 	}
 	*f = logFormat(s)
+	return nil
+}
+
+// An address is a Unix socket's path or a loopback address; its zero value is
+// nowhere.
+type address struct {
+	path string
+	ip   netip.AddrPort
+}
+
+// Decode implements envconfig.Decoder.
+func (a *address) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if !filepath.IsAbs(path) {
+			return errors.New("want an absolute path after unix:")
+		}
+		a.path = path
+		return nil
+	}
+	ip, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return errors.New("want unix:/PATH, or an address and a port, as 127.0.0.1:9464 or [::1]:9464")
+	}
+	if !ip.Addr().IsLoopback() {
+		return errors.New("not a loopback address: who needs it from elsewhere puts something in front that knows whom to let in")
+	}
+	a.ip = ip
 	return nil
 }
 
@@ -163,8 +202,14 @@ func readConfig() (config, error) {
 			return c, fmt.Errorf("environment: CSBD_%s=%v: want a positive duration", name, d)
 		}
 	}
-	if c.Audit != "" && !filepath.IsAbs(c.Audit) {
-		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path", c.Audit)
+	if c.Audit != "" && c.Audit != toJournal && !filepath.IsAbs(c.Audit) {
+		return c, fmt.Errorf("environment: CSBD_AUDIT=%q: want an absolute path, or journal", c.Audit)
+	}
+	if c.Pprof != "" && !filepath.IsAbs(c.Pprof) {
+		return c, fmt.Errorf("environment: CSBD_PPROF=%q: want an absolute path", c.Pprof)
+	}
+	if c.MetricsGroup != "" && c.Metrics.path == "" {
+		return c, fmt.Errorf("environment: CSBD_METRICS_GROUP=%q: there is no socket that could have a group: CSBD_METRICS is not unix:/PATH", c.MetricsGroup)
 	}
 	if c.AuditSize < 4096 || c.AuditKeep < 1 {
 		return c, errors.New("environment: CSBD_AUDIT_SIZE has to be at least 4KiB and CSBD_AUDIT_KEEP at least 1")
@@ -199,23 +244,16 @@ func (c config) binary() string {
 	return filepath.Join("/usr/lib/csbd", name)
 }
 
-func (c config) logger(w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
-
 const usage = `csbd runs Python programs for local callers, each in a gVisor sandbox of its own.
 
   csbd [serve]            serve until SIGTERM; SIGHUP reads the policy again
   csbd check FILE         say whether a policy file is right
+  csbd reload PID         have a running csbd read its policy again; what changed
   csbd doctor [--json]    say whether isolation works here, and how to mend it
   csbd image build DIR    build the image that DIR/pyproject.toml describes
   csbd image list         list the images
   csbd image remove NAME  remove an image
-  csbd version            print versions
+  csbd version            print versions: csbd, commit, runsc, protocol, Go, csbd-sentry
 
 It is configured by its environment:
 

@@ -73,6 +73,20 @@ func TestBadEnvironment(t *testing.T) {
 		"CSBD_SOCKET=",
 		"CSBD_STATE_DIR=",
 		"CSBD_POLICY=",
+		// Not for everybody on the network.
+		"CSBD_METRICS=0.0.0.0:9464",
+		"CSBD_METRICS=:9464",
+		"CSBD_METRICS=[::]:9464",
+		"CSBD_METRICS=192.0.2.1:9464",
+		"CSBD_METRICS=[::ffff:192.0.2.1]:9464",
+		"CSBD_METRICS=localhost:9464", // whatever a resolver makes of it
+		"CSBD_METRICS=127.0.0.1",
+		"CSBD_METRICS=127.0.0.1:http",
+		"CSBD_METRICS=/run/csbd/metrics.sock",
+		"CSBD_METRICS=unix:metrics.sock",
+		"CSBD_METRICS_GROUP=nogroup", // of nothing
+		"CSBD_PPROF=pprof.sock",
+		"CSBD_PPROF=127.0.0.1:6060",
 		// Misspelt and forgotten ones.
 		"CSBD_SOKET=/run/csbd.sock",
 		"CSBD_TIMEOUT=3s",
@@ -102,7 +116,7 @@ func TestHelp(t *testing.T) {
 		assert.Equal(t, code, 0)
 		assert.Equal(t, stderr, "")
 		for _, name := range []string{"SOCKET", "SOCKET_MODE", "SOCKET_GROUP", "POLICY", "STATE_DIR", "IMAGE_DIR", "LAUNCHER", "SENTRY", "RUNSC",
-			"PLATFORM", "CGROUP", "EXECUTIONS", "LAUNCHES", "POOL_MEMORY", "SANDBOX_AGE", "SNAPSHOT_AGE", "PROOF_EVERY", "AUDIT", "AUDIT_SIZE", "AUDIT_KEEP", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
+			"PLATFORM", "CGROUP", "EXECUTIONS", "LAUNCHES", "POOL_MEMORY", "SANDBOX_AGE", "SNAPSHOT_AGE", "PROOF_EVERY", "AUDIT", "AUDIT_SIZE", "AUDIT_KEEP", "METRICS", "METRICS_GROUP", "PPROF", "STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT"} {
 			documented := false
 			for line := range strings.Lines(help) {
 				fields := strings.Fields(line)

@@ -275,9 +275,33 @@ func TestFullDisk(t *testing.T) {
 }
 
 // TestReadOnlyStateDirectory: csbd says that it is, and starts when it is not
-// any more.
+// any more; while it serves, what runs is not harmed, and it heals by itself.
 func TestReadOnlyStateDirectory(t *testing.T) {
 	t.Parallel()
+	t.Run("running", func(t *testing.T) {
+		t.Parallel()
+		dir, state := small(t, "500m")
+		d := servertest.Start(t, servertest.Options{Policy: pooled, Dir: dir})
+		waitFull(t, d)
+		c := d.Dial(t)
+		c.Send(execute("running", servertest.Occupy+"import time; time.sleep(3); print('unharmed')"))
+		d.WaitOccupied(t, 1)
+		// csbd has a file open in it for writing, so that the mount itself cannot
+		// be made read-only; one on top of it can.
+		assert.NilError(t, unix.Mount(state, state, "", unix.MS_BIND, ""))
+		assert.NilError(t, unix.Mount("", state, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+		assert.ErrorIs(t, os.Mkdir(filepath.Join(dir, "state", "probe"), 0o700), unix.EROFS)
+		failsThenHeals(t, d, func() {}, func() { assert.NilError(t, unix.Unmount(state, unix.MNT_DETACH)) })
+		assert.Equal(t, c.Receive().Executed(t).Stdout, "unharmed\n")
+		assert.Check(t, strings.Contains(d.Log(), "read-only file system"))
+	})
+	t.Run("start", func(t *testing.T) {
+		t.Parallel()
+		readOnlyStart(t)
+	})
+}
+
+func readOnlyStart(t *testing.T) {
 	dir, state := small(t, "500m")
 	assert.NilError(t, unix.Mount("", state, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	startFails(t, dir, "state directory", "read-only file system")
@@ -367,22 +391,30 @@ func TestRemovedUnderneath(t *testing.T) {
 		c, running := d.Dial(t), d.Dial(t)
 		running.Send(execute(1, servertest.Occupy+"import time; time.sleep(50)"))
 		d.WaitOccupied(t, 1)
-		pids := evict(t, d)
+		proofs := len(d.Lines(t, "self-test passed"))
+		pids := evict(t, d, occupied(t, d))
 		start := time.Now()
 		running.Receive().Failed(t, "internal")
 		assert.Check(t, time.Since(start) < 30*time.Second)
 		assert.Equal(t, c.Run("print('works')").Stdout, "works\n")
-		d.Eventually(t, "the end of what was evicted", func() bool {
-			return !slices.ContainsFunc(pids, func(pid string) bool { return startOf(pid) != "" })
-		})
+		waitGone(t, d, pids)
+		// It could have been csbd's fault: one of its own programs shows that it works.
+		d.Eventually(t, "a self-test", func() bool { return len(d.Lines(t, "self-test passed")) > proofs })
 		waitFull(t, d)
 		assert.Check(t, stateOf(t, d).Ready)
 	})
 }
 
-// evict moves the processes of the sandbox that occupies memory out of its
-// control group, and removes that.
-func evict(t *testing.T, d *servertest.Daemon) (pids []string) {
+// waitGone waits for the end of processes.
+func waitGone(t *testing.T, d *servertest.Daemon, pids []string) {
+	t.Helper()
+	d.Eventually(t, "the end of what was evicted", func() bool {
+		return !slices.ContainsFunc(pids, func(pid string) bool { return startOf(pid) != "" })
+	})
+}
+
+// occupied is the name of the sandbox that occupies memory.
+func occupied(t *testing.T, d *servertest.Daemon) string {
 	t.Helper()
 	name, most := "", int64(0)
 	for _, root := range d.Cgroups() {
@@ -397,22 +429,148 @@ func evict(t *testing.T, d *servertest.Daemon) (pids []string) {
 		}
 	}
 	assert.Assert(t, name != "")
-	for _, root := range d.Cgroups() {
-		dir := filepath.Join(root, name)
-		home := filepath.Join(filepath.Dir(root), "cgroup.procs")
-		for range 100 {
-			data, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			for _, pid := range strings.Fields(string(data)) {
-				if os.WriteFile(home, []byte(pid), 0) == nil && !slices.Contains(pids, pid) {
-					pids = append(pids, pid)
-				}
-			}
-			if err := unix.Rmdir(dir); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+	return name
+}
+
+// evict moves the processes of a sandbox out of its control group, and removes
+// that.
+func evict(t *testing.T, d *servertest.Daemon, name string) (pids []string) {
+	t.Helper()
+	for range 100 {
+		more, left := evictOnce(d.Cgroups(), name)
+		if pids = append(pids, more...); left == 0 {
+			break
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	assert.Assert(t, len(pids) > 0)
 	return pids
+}
+
+// evictOnce is evict for what is there at the moment: left is in how many
+// hierarchies the group could not be removed.
+func evictOnce(roots []string, name string) (pids []string, left int) {
+	for _, root := range roots {
+		data, _ := os.ReadFile(filepath.Join(root, name, "cgroup.procs"))
+		for _, pid := range strings.Fields(string(data)) {
+			if os.WriteFile(filepath.Join(filepath.Dir(root), "cgroup.procs"), []byte(pid), 0) == nil {
+				pids = append(pids, pid)
+			}
+		}
+		if err := unix.Rmdir(filepath.Join(root, name)); err != nil && err != unix.ENOENT {
+			left++
+		}
+	}
+	return pids, left
+}
+
+// TestControlGroupsRemoved takes away all of csbd's control groups at once, the
+// one that they live in included: csbd makes it again, and nothing that was in
+// them survives.
+func TestControlGroupsRemoved(t *testing.T) {
+	t.Parallel()
+	d := servertest.Start(t, servertest.Options{Policy: pooled})
+	waitFull(t, d)
+	roots := d.Cgroups()
+	var pids []string
+	// What csbd starts meanwhile has its group made; a moment comes when there is
+	// none.
+	for tries, left := 0, len(roots); left > 0; tries++ {
+		assert.Assert(t, tries < 1000)
+		left = 0
+		for _, root := range roots {
+			groups, err := filepath.Glob(filepath.Join(root, "*", "cgroup.procs"))
+			assert.NilError(t, err)
+			for _, group := range groups {
+				more, _ := evictOnce(roots, filepath.Base(filepath.Dir(group)))
+				pids = append(pids, more...)
+			}
+			if err := unix.Rmdir(root); err != nil && err != unix.ENOENT {
+				left++
+			}
+		}
+	}
+	assert.Assert(t, len(pids) > 0)
+	c := d.Dial(t)
+	start := time.Now()
+	worked := 0
+	for worked < 3 {
+		assert.Assert(t, time.Since(start) < time.Minute)
+		a := c.Call("execute", map[string]any{"code": "print('works')"})
+		if a.Error != nil {
+			a.Failed(t, "internal")
+			worked = 0
+			continue
+		}
+		assert.Equal(t, a.Executed(t).Stdout, "works\n")
+		worked++
+	}
+	waitGone(t, d, pids)
+	waitFull(t, d)
+	d.Eventually(t, "readiness", func() bool { return stateOf(t, d).Ready })
+	r := c.Run("print(len(bytearray(10 ** 12)))")
+	assert.Check(t, r.Status == "memory_limit", "%+v", r)
+	r = c.Run(devour)
+	assert.Check(t, r.Status == "memory_limit" && r.ExitCode == 137, "%+v", r)
+}
+
+// devour uses memory that only a control group can take away.
+const devour = `
+import os
+fd = os.memfd_create('x')
+block = bytes(1 << 20)
+for _ in range(2000):
+    os.write(fd, block)
+print('not limited')`
+
+// TestPolicyRemoved: without its file csbd keeps the policy that it has, and says
+// so; with a new one it takes that.
+func TestPolicyRemoved(t *testing.T) {
+	t.Parallel()
+	d := servertest.Start(t, servertest.Options{})
+	assert.NilError(t, os.Remove(d.PolicyFile))
+	d.Signal(t, syscall.SIGHUP)
+	d.WaitLog(t, "policy not reloaded; the old one stays")
+	assert.Check(t, strings.Contains(d.Log(), "no such file or directory"))
+	c := d.Dial(t)
+	assert.Equal(t, c.Run("print('works')").Stdout, "works\n")
+	s := stateOf(t, d)
+	assert.Check(t, s.Ready && s.PolicyGeneration == 1, "%+v", s)
+	c.Call("execute", map[string]any{"code": "", "limits": map[string]any{"memory": "64GiB"}}).Failed(t, "denied")
+	assert.NilError(t, os.WriteFile(d.PolicyFile, []byte(servertest.Policy), 0o644))
+	d.Signal(t, syscall.SIGHUP)
+	d.WaitLog(t, "policy reloaded")
+	assert.Equal(t, stateOf(t, d).PolicyGeneration, int64(2))
+}
+
+// TestCrashOfStock kills csbd whose sandboxes runsc's command line starts, while
+// they start, wait and run: nothing of runsc survives the next start.
+func TestCrashOfStock(t *testing.T) {
+	t.Parallel()
+	o := servertest.Options{Policy: pooled, Env: []string{"CSBD_LAUNCHER=stock"}}
+	for _, stage := range []func(*servertest.Daemon){
+		func(d *servertest.Daemon) { d.Eventually(t, "a runsc", func() bool { return len(victims(t, d)) > 0 }) },
+		func(d *servertest.Daemon) {
+			waitFull(t, d)
+			d.Dial(t).Send(execute(1, long))
+			d.WaitOccupied(t, 1)
+		},
+	} {
+		d := servertest.Start(t, servertest.Options{Policy: o.Policy, Env: o.Env, Dir: o.Dir, Unready: o.Dir == ""})
+		o.Dir = d.Dir
+		stage(d)
+		old := map[string]string{}
+		for _, process := range d.Processes() {
+			pid, _, _ := strings.Cut(process, ":")
+			old[pid] = startOf(pid)
+		}
+		assert.Check(t, len(old) > 1, "%q", old)
+		d.Kill(t)
+		next := servertest.Start(t, o)
+		for pid, start := range old {
+			assert.Check(t, start == "" || startOf(pid) != start, "process %s has survived", pid)
+		}
+		assert.Equal(t, next.Dial(t).Run("print('works')").Stdout, "works\n")
+		next.Stop(t)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -86,7 +85,7 @@ func examine(ctx context.Context, c config, report *rpc.Doctor, log *slog.Logger
 		}
 	}()
 	cause = ""
-	if built := gvisorVersion(); built != "" && built != r.Version() {
+	if built := runsc.BuiltFor(); built != "" && built != r.Version() {
 		cause = fmt.Sprintf("it is %s, csbd was built for %s", r.Version(), built)
 	}
 	check("version", "csbd-sentry (or runsc) is of the version that csbd was built for", cause, "install both from the same release")
@@ -110,19 +109,4 @@ func text(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-// gvisorVersion is the version of gVisor's module that csbd links, "" if the
-// build does not say.
-func gvisorVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	for _, m := range info.Deps {
-		if m.Path == "gvisor.dev/gvisor" {
-			return m.Version
-		}
-	}
-	return ""
 }

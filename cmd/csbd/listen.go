@@ -32,48 +32,51 @@ func listen(c config) (*net.UnixListener, error) {
 		l.SetUnlinkOnClose(false)
 		return l, nil
 	}
-	return createSocket(c)
+	gid, err := lookupGroup("CSBD_SOCKET_GROUP", c.SocketGroup)
+	if err != nil {
+		return nil, err
+	}
+	return createSocket(c.Socket, fs.FileMode(c.SocketMode), gid)
 }
 
-func createSocket(c config) (*net.UnixListener, error) {
-	gid := -1
-	if c.SocketGroup != "" {
-		var err error
-		if gid, err = lookupGroup(c.SocketGroup); err != nil {
-			return nil, err
-		}
+// createSocket makes a socket in a directory that it makes if need be. A gid of
+// -1 leaves it csbd's own group.
+func createSocket(path string, mode fs.FileMode, gid int) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(c.Socket), 0o755); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", c.Socket, err)
-	}
-	if err := removeStale(c.Socket); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", c.Socket, err)
+	if err := removeStale(path); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	// Connecting needs write permission: until group and mode are in place,
 	// nobody but root has it.
 	before := unix.Umask(0o777)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: c.Socket, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	unix.Umask(before)
 	if err != nil {
 		return nil, err
 	}
-	if err = os.Chown(c.Socket, -1, gid); err == nil {
-		err = os.Chmod(c.Socket, fs.FileMode(c.SocketMode))
+	if err = os.Chown(path, -1, gid); err == nil {
+		err = os.Chmod(path, mode)
 	}
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("listen on %s: %w", c.Socket, err)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return l, nil
 }
 
-func lookupGroup(name string) (int, error) {
+// lookupGroup is the gid that a variable names, -1 if it is empty.
+func lookupGroup(variable, name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
 	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
 		return int(id), nil
 	}
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return 0, fmt.Errorf("environment: CSBD_SOCKET_GROUP=%q: %w", name, err)
+		return 0, fmt.Errorf("environment: %s=%q: %w", variable, name, err)
 	}
 	return strconv.Atoi(g.Gid)
 }

@@ -9,12 +9,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/fcarli/codesandbox/policy"
-	"github.com/fcarli/codesandbox/rpc"
 )
 
 // Set by the linker; see the Makefile.
@@ -49,12 +46,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	case "check":
 		err = check(args, stdout)
+	case "reload":
+		err = reloadCommand(ctx, args, stdout)
 	case "doctor":
 		err = doctor(ctx, args, stdout, stderr)
 	case "image":
 		err = image(ctx, args, stdout, stderr)
 	case "version", "--version":
-		fmt.Fprintf(stdout, "csbd %s\ncommit %s\nprotocol %d\n%s\n", version, commit, rpc.ProtocolVersion, runtime.Version())
+		if err = none(args); err == nil {
+			err = printVersion(ctx, stdout)
+		}
 	case "help", "--help", "-h":
 		err = help(stdout)
 	default:
@@ -98,16 +99,4 @@ func check(args []string, stdout io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "%s: ok\n", args[0])
 	return nil
-}
-
-func versionInfo(runtimeVersion string) rpc.Version {
-	v := rpc.Version{Version: version, Commit: commit, Protocol: rpc.ProtocolVersion, Runtime: runtimeVersion, Go: runtime.Version()}
-	if info, ok := debug.ReadBuildInfo(); ok && v.Commit == "" {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Commit = s.Value
-			}
-		}
-	}
-	return v
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation/runsc"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc/server"
-	"github.com/fcarli/codesandbox/rpc/server/audit"
+	"github.com/fcarli/codesandbox/rpc/server/metrics"
 )
 
 // serve is csbd: it returns when ctx has ended and everything is put away.
@@ -71,21 +71,19 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	source := newSource(c, runtime, store, log)
 	defer source.Close()
 	source.keep(current)
-	var lines *audit.Log
-	if c.Audit != "" {
-		file, err := audit.Open(c.Audit, int64(c.AuditSize), int(c.AuditKeep))
-		if err != nil {
-			return err
-		}
-		lines = audit.New(file, log)
-		defer lines.Close()
+	lines, err := c.audit(log)
+	if err != nil {
+		return err
 	}
+	defer lines.Close()
+	info := versionInfo(runtime.Version())
+	counted := metrics.New(info)
 	srv := server.New(server.Config{
 		Sandboxes:          source,
 		Images:             store,
 		Pools:              source.status,
 		Policy:             current,
-		Version:            versionInfo(runtime.Version()),
+		Version:            info,
 		Driver:             "runsc",
 		Executions:         int(c.Executions),
 		Memory:             int64(c.Memory),
@@ -94,7 +92,25 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		Unenforced:         runtime.Unenforceable(),
 		Log:                log,
 		Audit:              lines,
+		Observer:           counted,
 	})
+	counted.Show(srv.State, func() int {
+		directories, _ := runtime.Leftovers()
+		return directories
+	})
+	unwatch, err := watch(c, counted, log)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
+	// What systemd is told goes on until everything has been answered.
+	telling, told := context.WithCancel(context.Background())
+	var tellers sync.WaitGroup
+	defer tellers.Wait()
+	defer told()
+	announcer := &announcer{srv: srv, log: log}
+	tellers.Go(func() { announcer.keep(telling) })
+
 	// Before the socket exists: who can connect can expect to be served.
 	if _, err := srv.Prove(ctx, false); err != nil {
 		if ctx.Err() != nil {
@@ -110,7 +126,14 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	go func() { failed <- srv.Serve(listener) }()
 	log.Info("serving", "socket", listener.Addr().String(), "version", version, "runsc", runtime.Version(),
 		"cgroup", runtime.CgroupVersion(), "unenforced", runtime.Unenforceable())
-	notify(log, daemon.SdNotifyReady)
+
+	announcer.serves()
+	// Not before there is something to watch: systemd does not look earlier.
+	if every, err := daemon.SdWatchdogEnabled(false); err != nil {
+		log.Warn("watchdog", "error", err)
+	} else if every > 0 {
+		tellers.Go(func() { feed(telling, srv, every, log) })
+	}
 
 	proving, enough := context.WithCancel(ctx)
 	var proofs sync.WaitGroup
@@ -125,13 +148,18 @@ func serve(ctx context.Context, stderr io.Writer) error {
 		case <-refresh.C:
 			source.refresh()
 		case <-hangup:
-			notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-			reload(c, srv, source, runtime, log)
+			announcer.reloading()
+			var o outcome
+			current, o = reload(c, srv, source, runtime, current, log)
+			counted.Reloaded(o.err == nil)
 			// New profiles have not been seen to work yet; failing is logged.
 			proofs.Go(func() { _, _ = srv.Prove(proving, false) })
-			notify(log, daemon.SdNotifyReady)
+			announcer.reloaded(o)
+			if err := o.write(c.StateDir); err != nil {
+				log.Error("outcome of reload not noted", "error", err)
+			}
 		case <-ctx.Done():
-			notify(log, daemon.SdNotifyStopping)
+			announcer.stopping(c.StopTimeout)
 			log.Info("stopping", "timeout", c.StopTimeout)
 			drain, cancel := context.WithTimeout(context.Background(), c.StopTimeout)
 			defer cancel()
@@ -159,33 +187,8 @@ func enforceable(r *runsc.Runtime, p *policy.Policy) error {
 	return nil
 }
 
-// reload reads the policy again and keeps the old one if the new is bad.
-func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, log *slog.Logger) {
-	next, err := policy.Load(c.Policy)
-	if err == nil {
-		err = enforceable(r, next)
-	}
-	if err == nil {
-		err = boundMemory(c, next)
-	}
-	if err != nil {
-		log.Error("policy not reloaded; the old one stays", "error", err)
-		return
-	}
-	logWarnings(log, next)
-	source.keep(next)
-	log.Info("policy reloaded", "generation", srv.SetPolicy(next))
-}
-
 func logWarnings(log *slog.Logger, p *policy.Policy) {
 	for _, w := range p.Warnings {
 		log.Warn("policy", "warning", w)
-	}
-}
-
-// notify tells systemd; elsewhere it does nothing.
-func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("notify systemd", "error", err)
 	}
 }

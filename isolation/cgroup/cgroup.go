@@ -27,6 +27,7 @@ const (
 // A Root holds the control groups of one csbd.
 type Root struct {
 	v2      bool
+	mount   string            // v2: of the hierarchy
 	dirs    map[string]string // controller → directory of the root; "" on v2
 	made    []string          // parents that did not exist before
 	homes   []string          // v1: our own cgroup in each of these hierarchies
@@ -99,27 +100,47 @@ func (r *Root) openV2(h *hierarchy, base, name string) error {
 	if err := r.mkdir(dir); err != nil {
 		return fmt.Errorf("create cgroup: %w", err)
 	}
-	controllers := map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs}
-	// Each ancestor has to hand the controllers down; those above a delegated
-	// cgroup have done so already and are not ours to write to.
-	var steps []string
-	for d := dir; len(d) > len(h.mount) || d == h.mount; d = filepath.Dir(d) {
-		steps = append([]string{d}, steps...)
-	}
-	for _, d := range steps {
-		for c := range controllers {
-			if !handedDown(d, c) {
-				_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0)
-			}
-		}
-	}
-	for c, limit := range controllers {
+	r.mount, r.dirs[""] = h.mount, dir
+	r.handDown()
+	for c, limit := range v2Controllers {
 		if !handedDown(dir, c) {
 			r.missing = append(r.missing, limit)
 		}
 	}
 	slices.Sort(r.missing)
-	r.dirs[""] = dir
+	return nil
+}
+
+// v2Controllers are the controllers that are needed on version 2, with their
+// limits.
+var v2Controllers = map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs}
+
+// handDown has each ancestor of the root hand the controllers down; those above
+// a delegated cgroup have done so already and are not ours to write to.
+func (r *Root) handDown() {
+	dir := r.dirs[""]
+	var steps []string
+	for d := dir; len(d) > len(r.mount) || d == r.mount; d = filepath.Dir(d) {
+		steps = append([]string{d}, steps...)
+	}
+	for _, d := range steps {
+		for c := range v2Controllers {
+			if !handedDown(d, c) {
+				_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0)
+			}
+		}
+	}
+}
+
+// makeAgain makes a directory of the root's that somebody has removed. What it
+// cannot hand down is missed when a limit is set.
+func (r *Root) makeAgain(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if r.v2 {
+		r.handDown()
+	}
 	return nil
 }
 

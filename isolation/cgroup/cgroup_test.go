@@ -304,6 +304,24 @@ func TestNewRefusesANameTwice(t *testing.T) {
 	}
 }
 
+// A root that was removed underneath is made again, and its groups limit as
+// before.
+func TestRootIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	r := root(t)
+	needs(t, r, Memory, Processes)
+	for _, d := range r.Dirs() {
+		assert.NilError(t, os.Remove(d))
+	}
+	g := group(t, r, "after")
+	assert.NilError(t, g.SetMemory(64<<20))
+	assert.NilError(t, g.SetPids(10))
+	for _, d := range r.Dirs() {
+		_, err := os.Stat(filepath.Join(d, "after"))
+		assert.NilError(t, err)
+	}
+}
+
 func TestSweep(t *testing.T) {
 	r := root(t)
 	var cmds []*exec.Cmd

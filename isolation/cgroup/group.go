@@ -24,7 +24,13 @@ func (r *Root) New(name string) (*Group, error) {
 	for controller, parent := range r.dirs {
 		dir := filepath.Join(parent, name)
 		if !made[dir] {
-			if err := os.Mkdir(dir, 0o755); err != nil {
+			err := os.Mkdir(dir, 0o755)
+			if errors.Is(err, fs.ErrNotExist) {
+				if err = r.makeAgain(parent); err == nil {
+					err = os.Mkdir(dir, 0o755)
+				}
+			}
+			if err != nil {
 				_ = g.Remove()
 				return nil, fmt.Errorf("create cgroup: %w", err)
 			}

@@ -13,10 +13,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -71,11 +68,11 @@ func Open(ctx context.Context, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	version, err := readVersion(ctx, binary)
+	version, err := BinaryVersion(ctx, binary)
 	if err != nil {
 		return nil, err
 	}
-	if own := gvisorVersion(); o.Direct && own != "" && version != own {
+	if own := BuiltFor(); o.Direct && own != "" && version != own {
 		return nil, fmt.Errorf("%s has gVisor %s, this csbd was built with %s: install them together", binary, version, own)
 	}
 	digest, err := isolation.DigestFile(binary)
@@ -236,40 +233,6 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock state directory %s: another csbd uses it: %w", dir, err)
 	}
 	return f, nil
-}
-
-// gvisorVersion is that of the module that this program was built with, or
-// empty if it does not know.
-func gvisorVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	for _, m := range info.Deps {
-		if m.Path == "gvisor.dev/gvisor" && m.Replace == nil {
-			return m.Version
-		}
-	}
-	return ""
-}
-
-var versionLine = regexp.MustCompile(`(?m)^runsc version (\S+)$`)
-
-func readVersion(ctx context.Context, binary string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "--version")
-	cmd.Env = []string{}
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("run %s --version: %w", binary, err)
-	}
-	m := versionLine.FindSubmatch(out)
-	if m == nil {
-		return "", fmt.Errorf("run %s --version: unexpected output %q", binary, bounded(out, 200))
-	}
-	return string(m[1]), nil
 }
 
 func bounded(b []byte, n int) []byte {

@@ -17,6 +17,7 @@ import (
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
 	"github.com/fcarli/codesandbox/policy"
+	"github.com/fcarli/codesandbox/rpc"
 )
 
 // facts is what a program of the proof says in a sound sandbox.
@@ -27,13 +28,18 @@ const facts = "version\tLinux version 4.19.0-gvisor\nUid\t1000\t1000\t1000\t1000
 var errLava = errors.New("the floor is lava")
 
 // A scene hands out fakes that answer the programs of csbd's own as a sound
-// sandbox would, until broken. It counts them.
+// sandbox would, until it is broken or hangs. It counts them.
 type scene struct {
-	broken, pulses, proofs atomic.Int64
+	broken, hangs  atomic.Bool
+	pulses, proofs atomic.Int64
 }
 
 // Take implements Source.
 func (s *scene) Take(ctx context.Context, c isolation.Class) (isolation.Sandbox, bool, error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, false, ctx.Err()
+	}
 	f := isolationtest.NewFake(c)
 	sandbox, err := f.Launch(ctx)
 	return actor{sandbox, f, s}, true, err
@@ -61,7 +67,7 @@ func (a actor) Run(ctx context.Context, spec isolation.Spec, out isolation.Outpu
 	case "proof-timeout":
 		script.Result = isolation.Forced(isolation.StatusTimeout)
 	}
-	if a.scene.broken.Load() > 0 {
+	if a.scene.broken.Load() {
 		script.RunError = errLava
 	}
 	a.fake.Play(script)
@@ -103,12 +109,12 @@ func TestAlive(t *testing.T) {
 
 		time.Sleep(2 * time.Second)
 		last := s.LastSuccess()
-		scene.broken.Store(1)
+		scene.broken.Store(true)
 		assert.ErrorIs(t, s.Alive(t.Context(), time.Second), errLava)
 		assert.Equal(t, s.LastSuccess(), last)
 		_, err := s.Prove(t.Context(), false)
 		assert.ErrorIs(t, err, errLava)
-		scene.broken.Store(0)
+		scene.broken.Store(false)
 		assert.ErrorContains(t, s.Alive(t.Context(), time.Hour), "the self-test of profile default failed")
 
 		// A success of long ago does not count for a sandbox that hangs.
@@ -159,13 +165,13 @@ func TestDoubtsAreCoalesced(t *testing.T) {
 		assert.Check(t, n >= 10 && n <= 1+minute/5, "%d in a minute", n)
 
 		time.Sleep(time.Minute)
-		scene.broken.Store(1)
+		scene.broken.Store(true)
 		s.doubt()
 		time.Sleep(50 * time.Millisecond)
 		assert.Check(t, s.prover.unproven() != "", &log)
 		time.Sleep(time.Hour)
 		assert.Check(t, s.prover.unproven() != "", &log)
-		scene.broken.Store(0)
+		scene.broken.Store(false)
 		time.Sleep(lastProofBackoff + time.Second)
 		assert.Equal(t, s.prover.unproven(), "", &log)
 		cancel()
@@ -199,5 +205,57 @@ func TestDoubtsDoNotPutProofsOff(t *testing.T) {
 		_, err := s.Prove(t.Context(), false)
 		assert.NilError(t, err)
 		assert.Equal(t, s.prover.made.Equal(time.Now()), true, "not a thorough proof")
+	})
+}
+
+// TestDoctorGoesOn: the checks that a caller asked for who left are those that
+// the next one gets, and end when the server does.
+func TestDoctorGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scene := &scene{}
+		s := testServer(t, scene, "python", io.Discard)
+		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, failed := s.doctor(impatient)
+		assert.Equal(t, failed.Data.Kind, "cancelled")
+		start := time.Now()
+		report, failed := s.doctor(t.Context())
+		assert.Check(t, failed == nil && report.(rpc.Doctor).OK, "%+v %v", report, failed)
+		assert.Check(t, time.Since(start) < time.Second && scene.proofs.Load() == 1, "%v, %d proofs", time.Since(start), scene.proofs.Load())
+		time.Sleep(doctorAge / 2)
+		report, _ = s.doctor(t.Context())
+		assert.Check(t, report.(rpc.Doctor).Age >= doctorAge.Seconds()/2 && scene.proofs.Load() == 1, "%+v", report)
+		time.Sleep(doctorAge)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			time.Sleep(5 * time.Millisecond)
+			s.Shutdown(t.Context())
+		}()
+		_, failed = s.doctor(t.Context())
+		assert.Equal(t, failed.Data.Kind, "shutting_down")
+		<-stopped
+	})
+}
+
+// TestEndlessProof: a proof that does not come to an end has shown that csbd is
+// not ready; one that was told to end has not.
+func TestEndlessProof(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scene := &scene{}
+		s := testServer(t, scene, "python", io.Discard)
+		told, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		scene.hangs.Store(true)
+		_, err := s.Prove(told, true)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, s.prover.unproven(), "")
+		start := time.Now()
+		_, err = s.Prove(t.Context(), true)
+		assert.ErrorContains(t, err, "did not end within")
+		assert.Equal(t, time.Since(start), proofTime)
+		assert.Check(t, s.prover.unproven() != "")
 	})
 }

@@ -2,14 +2,20 @@ package server_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/fcarli/codesandbox/rpc"
 	"github.com/fcarli/codesandbox/rpc/server/servertest"
 )
 
@@ -63,4 +69,144 @@ func TestAudit(t *testing.T) {
 	}
 	assert.DeepEqual(t, kinds, map[string]int{"execution": 9, "refusaldenied": 1, "refusalinvalid_params": 1, "refusalparse_error": 1})
 	assert.Check(t, len(ids) == 0, "without a line: %v", ids)
+}
+
+// An auditLine is what tests look at of one.
+type auditLine struct {
+	Event, Kind, ID, Executable, Status string
+	PID                                 int
+}
+
+// auditLines reads whole lines of JSON, and nothing else.
+func auditLines(t *testing.T, file string) (lines []auditLine) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	for text := range strings.Lines(string(data)) {
+		var line auditLine
+		assert.NilError(t, json.Unmarshal([]byte(text), &line), "%q", text)
+		assert.Check(t, strings.HasSuffix(text, "\n"), "%q", text)
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+var tooMuch = map[string]any{"code": "print(1)", "limits": map[string]any{"memory": "64GiB"}}
+
+// TestAuditOfTheDead: a caller that has died before csbd looks is not named by
+// what has its number.
+func TestAuditOfTheDead(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(servertest.Dir(t), "audit")
+	d := servertest.Start(t, servertest.Options{NoImages: true, Env: []string{"CSBD_AUDIT=" + file}})
+	request := filepath.Join(d.Dir, "request")
+	assert.NilError(t, os.WriteFile(request, []byte(servertest.Request(1, "execute", tooMuch)+"\n"), 0o600))
+	d.Signal(t, syscall.SIGSTOP)
+	caller := exec.Command("socat", "-u", "OPEN:"+request, "UNIX-CONNECT:"+d.Socket)
+	out, err := caller.CombinedOutput()
+	d.Signal(t, syscall.SIGCONT)
+	assert.NilError(t, err, "%s", out)
+	d.Dial(t).Call("execute", tooMuch).Failed(t, "denied")
+	d.Eventually(t, "two lines", func() bool { return len(auditLines(t, file)) == 2 })
+	for _, line := range auditLines(t, file) {
+		switch line.PID {
+		case caller.Process.Pid:
+			assert.Equal(t, line.Executable, "")
+		case os.Getpid():
+			assert.Check(t, line.Executable != "")
+		default:
+			t.Errorf("%+v", line)
+		}
+	}
+}
+
+// TestAuditKilled: a kill -9 loses at most what waited for the writer, and
+// leaves whole lines, which the next csbd goes on from.
+func TestAuditKilled(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(servertest.Dir(t), "audit")
+	o := servertest.Options{NoImages: true, Env: []string{"CSBD_AUDIT=" + file}}
+	const kills = 3
+	answered := 0
+	for range kills {
+		d := servertest.Start(t, o)
+		o.Dir = d.Dir
+		c := d.Dial(t)
+		var mu sync.Mutex
+		enough := make(chan struct{})
+		go func() {
+			defer close(enough)
+			for {
+				if _, err := c.Try("execute", tooMuch); err != nil {
+					return
+				}
+				mu.Lock()
+				answered++
+				mu.Unlock()
+			}
+		}()
+		time.Sleep(300 * time.Millisecond)
+		d.Kill(t)
+		<-enough
+	}
+	lines := auditLines(t, file)
+	t.Logf("%d answered, %d lines", answered, len(lines))
+	assert.Check(t, answered > 100*kills && len(lines) <= answered+kills && len(lines) > answered-kills*4096)
+	d := servertest.Start(t, o)
+	d.Dial(t).Call("execute", tooMuch).Failed(t, "denied")
+	d.Stop(t)
+	assert.Equal(t, len(auditLines(t, file)), len(lines)+1)
+}
+
+// TestAuditFullDisk: executions go on without their lines, which are counted,
+// and lines are written again when there is room.
+func TestAuditFullDisk(t *testing.T) {
+	t.Parallel()
+	servertest.NeedRoot(t)
+	dir := servertest.Dir(t)
+	assert.NilError(t, unix.Mount("csbd-test", dir, "tmpfs", 0, "mode=700,size=64k"))
+	t.Cleanup(func() { assert.Check(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	file := filepath.Join(dir, "audit")
+	d := servertest.Start(t, servertest.Options{Env: []string{"CSBD_AUDIT=" + file}})
+	c := d.Dial(t)
+	run := func(n int) {
+		for i := range n {
+			assert.Equal(t, c.Run(fmt.Sprintf("print(%d)", i)).Stdout, fmt.Sprintln(i))
+		}
+	}
+	counts := func(written, lost int64) {
+		t.Helper()
+		d.Eventually(t, fmt.Sprintf("%d lines written and %d lost", written, lost), func() bool {
+			var s rpc.Status
+			c.Call("status", nil).Decode(t, &s)
+			return s.Audit.Written == written && s.Audit.Lost == lost
+		})
+		assert.Equal(t, int64(len(auditLines(t, file))), written)
+	}
+	run(2)
+	counts(2, 0)
+	filler := filepath.Join(dir, "filler")
+	assert.ErrorIs(t, os.WriteFile(filler, make([]byte, 1<<20), 0o600), syscall.ENOSPC)
+	// The page that the file has begun still has room for a line or two.
+	var fit int64
+	for fit = 0; ; fit++ {
+		run(1)
+		var s rpc.Status
+		d.Eventually(t, "the line to be written or lost", func() bool {
+			c.Call("status", nil).Decode(t, &s)
+			return s.Audit.Written+s.Audit.Lost == 3+fit
+		})
+		if s.Audit.Lost == 1 {
+			break
+		}
+		assert.Assert(t, fit < 10, "the disk does not get full")
+	}
+	run(4)
+	counts(2+fit, 5)
+	lines := d.Lines(t, "audit lines lost")
+	assert.Check(t, len(lines) == 1 && strings.Contains(lines[0]["error"].(string), "no space left on device"), "%v", lines)
+	assert.NilError(t, os.Remove(filler))
+	run(3)
+	counts(5+fit, 5)
+	assert.Equal(t, len(d.Lines(t, "audit lines are written again")), 1)
 }

@@ -72,7 +72,7 @@ func (s *Server) admit(c *net.UnixConn) (uid uint32, ok bool) {
 	}
 	e := rpc.Busy(time.Second, "too many connections are open")
 	e.Data.Rule = "connections"
-	s.counters.refused(e)
+	s.refused("", e)
 	turnAway(c, e)
 	return 0, false
 }

@@ -73,6 +73,13 @@ func (b *budget) give(uid uint32, n int64) {
 	b.freed = make(chan struct{})
 }
 
+// held is how much is given out.
+func (b *budget) held() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
+}
+
 // A share is what one request holds of a budget. It is used by one goroutine.
 type share struct {
 	budget *budget

@@ -63,18 +63,27 @@ rules:
 	assert.Check(t, !strings.Contains(d.Log(), "self-test failed"))
 }
 
+// breakable is a runsc that works, or does not, as install says.
+func breakable(t *testing.T) (path string, install func(works bool)) {
+	servertest.NeedRoot(t)
+	path = filepath.Join(servertest.Dir(t), "runsc")
+	install = func(works bool) {
+		command := "echo the floor is lava >&2; exit 1"
+		if works {
+			command = fmt.Sprintf(`exec %s "$@"`, imagetest.Runsc(t))
+		}
+		assert.NilError(t, os.WriteFile(path+".new", []byte("#!/bin/sh\n"+command+"\n"), 0o755))
+		assert.NilError(t, os.Rename(path+".new", path))
+	}
+	install(true)
+	return path, install
+}
+
 // A csbd whose runtime breaks while it serves refuses executions, says why, and
 // goes on by itself once it works again.
 func TestProofFailsClosed(t *testing.T) {
 	t.Parallel()
-	servertest.NeedRoot(t)
-	runsc := filepath.Join(servertest.Dir(t), "runsc")
-	install := func(command string) {
-		assert.NilError(t, os.WriteFile(runsc+".new", []byte("#!/bin/sh\n"+command+"\n"), 0o755))
-		assert.NilError(t, os.Rename(runsc+".new", runsc))
-	}
-	works := fmt.Sprintf(`exec %s "$@"`, imagetest.Runsc(t))
-	install(works)
+	runsc, install := breakable(t)
 	d := servertest.Start(t, servertest.Options{Env: []string{"CSBD_LAUNCHER=stock", "CSBD_RUNSC=" + runsc, "CSBD_PROOF_EVERY=500ms"}})
 	c := d.Dial(t)
 	status := func() (s rpc.Status) {
@@ -82,13 +91,34 @@ func TestProofFailsClosed(t *testing.T) {
 		return s
 	}
 	assert.Check(t, status().Ready)
-	install("echo the floor is lava >&2; exit 1")
+	install(false)
 	d.Eventually(t, "a failed self-test", func() bool { return !status().Ready })
 	assert.Check(t, strings.Contains(status().Problem, "self-test of profile default failed: "), "%q", status().Problem)
 	assert.Check(t, !strings.Contains(status().Problem, d.Dir), "%q", status().Problem)
 	c.Call("execute", map[string]any{"code": "print(1)"}).Failed(t, "internal")
 	assert.Check(t, strings.Contains(d.Log(), "the floor is lava"))
-	install(works)
+	install(true)
 	d.Eventually(t, "a self-test that passes", func() bool { return status().Ready })
+	assert.Equal(t, c.Run("print(1)").Stdout, "1\n")
+}
+
+// TestFailureMakesUnready: csbd does not prove itself by and by here, but a
+// failed execution is enough to make it look, and it recovers without being
+// asked for anything.
+func TestFailureMakesUnready(t *testing.T) {
+	t.Parallel()
+	runsc, install := breakable(t)
+	d := servertest.Start(t, servertest.Options{Env: []string{"CSBD_LAUNCHER=stock", "CSBD_RUNSC=" + runsc, "CSBD_PROOF_EVERY=0"}})
+	c := d.Dial(t)
+	passed := func() int { return len(d.Lines(t, "self-test passed")) }
+	before := passed()
+	install(false)
+	assert.Check(t, statusOf(t, c).Ready, "nobody knows yet")
+	c.Call("execute", map[string]any{"code": "print(1)"}).Failed(t, "internal")
+	d.Eventually(t, "a self-test that fails", func() bool { return strings.Contains(statusOf(t, c).Problem, "self-test of profile default failed") })
+	assert.Check(t, !statusOf(t, c).Ready && passed() == before)
+	install(true)
+	d.Eventually(t, "a self-test that passes", func() bool { return statusOf(t, c).Ready })
+	assert.Check(t, passed() > before)
 	assert.Equal(t, c.Run("print(1)").Stdout, "1\n")
 }

@@ -33,12 +33,13 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	id := newID()
 	log := c.log.With("id", id)
 	received := time.Now()
+	line.received = received
 
 	spec, request, failed := s.decode(m)
 	if failed != nil {
 		return nil, failed
 	}
-	spec.ID, line.ID, line.Profile = id, id, profile.Name
+	spec.ID, line.ID, line.sizes = id, id, request.Sizes
 	if s.Audit != nil {
 		line.program(spec)
 	}
@@ -60,7 +61,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if !s.begin(id, c.peer.uid, cancel) {
-		return nil, rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+		return nil, rpc.ShuttingDown()
 	}
 	defer s.end(id)
 	release, err := s.queue.Acquire(ctx, c.peer.uid, queue.Bounds{
@@ -204,7 +205,7 @@ func queueError(log *slog.Logger, profile *policy.Profile, err error) *rpc.Error
 		e.Data.Rule = "profile " + profile.Name + ": " + busy.Bound
 		return e
 	case errors.Is(err, queue.ErrClosed), errors.Is(err, errStopping):
-		return rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+		return rpc.ShuttingDown()
 	}
 	return rpc.Errorf(rpc.CodeCancelled, "%v before the program ran", err)
 }
@@ -213,7 +214,7 @@ func cancelled(ctx context.Context) *rpc.Error {
 	if cause := context.Cause(ctx); !errors.Is(cause, errStopping) {
 		return rpc.Errorf(rpc.CodeCancelled, "%v before the program ran", cause)
 	}
-	return rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+	return rpc.ShuttingDown()
 }
 
 // begin and end keep the table of executions that cancel looks into.

@@ -45,6 +45,9 @@ func (c *connection) cancel(raw json.RawMessage) (any, *rpc.Error) {
 	return rpc.CancelResult{Cancelled: ok}, nil
 }
 
+// Status is what a caller without executions would be told.
+func (s *Server) Status() rpc.Status { return s.status(peer{}) }
+
 func (s *Server) status(p peer) rpc.Status {
 	var caller rpc.Caller
 	var out rpc.Status
@@ -58,6 +61,10 @@ func (s *Server) status(p peer) rpc.Status {
 		out.Ready, out.Problem = false, why
 	}
 	out.PolicyGeneration = s.generation.Load()
+	if s.stale.Load() {
+		// Where the mistake is, is the administrator's business.
+		out.PolicyProblem = "the policy file has a mistake, so that the last good policy stays in force; csbd's log says which"
+	}
 	out.Executions, out.Refused = s.counters.read()
 	if s.Audit != nil {
 		out.Audit = &rpc.Audit{}

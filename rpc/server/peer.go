@@ -55,6 +55,16 @@ func identify(c *net.UnixConn) (peer, error) {
 	return p, nil
 }
 
+// PeerUID is the user at the other end of a connection, as the kernel knew it
+// when it connected.
+func PeerUID(c *net.UnixConn) (uint32, error) {
+	cred, err := credentialsOf(c)
+	if err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
+}
+
 // credentialsOf are uid, gid and pid of the peer.
 func credentialsOf(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()

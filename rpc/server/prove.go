@@ -19,7 +19,7 @@ const (
 	// doctorAge is how long a thorough proof answers for the next: so often a
 	// caller can make csbd do the work.
 	doctorAge = 10 * time.Second
-	// proofTime bounds one proof.
+	// proofTime bounds the proof of one profile.
 	proofTime = 5 * time.Minute
 	// How long csbd waits before it repeats a proof that failed: first, doubled
 	// up to the last.
@@ -39,10 +39,12 @@ type prover struct {
 	doubts chan struct{} // an execution failed, and nobody knows yet why
 
 	mu      sync.Mutex
+	flight  *flight
 	problem string // why csbd refuses executions, "" if it does not
 	deep    bool   // a thorough proof found it: only another one can clear it
 	report  rpc.Doctor
 	made    time.Time // when report was; zero for never
+	passed  time.Time // when a proof last showed something and nothing failed
 }
 
 func newProver() *prover {
@@ -74,12 +76,11 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	s.prover.mu.Lock()
 	thorough = thorough || s.prover.deep
 	s.prover.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, proofTime)
-	defer cancel()
 	report := rpc.Doctor{OK: true, Checks: []rpc.DoctorCheck{}}
 	start := time.Now()
 	var failed error
 	problem := ""
+	proved := false
 	ended := false // the checks that end a program are made for one profile: they are the host's
 	for _, profile := range s.policy.Load().Profiles() {
 		begin := time.Now()
@@ -96,12 +97,8 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 		if err != nil {
 			checks = []proof.Check{{Name: "image", Proves: "the profile's default image is there", Cause: "it cannot be read", Fix: "see csbd's log", Err: err}}
 		} else {
-			subject := s.subject(profile, image)
-			checks = proof.Of(ctx, subject, thorough)
-			if thorough && !ended && len(proof.Failures(checks)) == 0 {
-				checks = append(checks, proof.Ends(ctx, subject)...)
-				ended = true
-			}
+			checks = s.checks(ctx, s.subject(profile, image), thorough, thorough && !ended)
+			ended = ended || len(proof.Failures(checks)) == 0
 		}
 		if ctx.Err() != nil {
 			return report, context.Cause(ctx) // nothing was shown, either way
@@ -120,6 +117,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 			}
 		}
 		if len(proof.Failures(checks)) == 0 {
+			proved = true
 			s.health.worked()
 			s.Log.Info("self-test passed", "profile", profile.Name, "duration", time.Since(begin).Round(time.Millisecond))
 		}
@@ -127,6 +125,9 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	report.Duration = time.Since(start).Seconds()
 	s.prover.mu.Lock()
 	s.prover.problem, s.prover.deep = problem, problem != "" && thorough
+	if failed == nil && proved {
+		s.prover.passed = time.Now()
+	}
 	if thorough {
 		s.prover.report, s.prover.made = report, time.Now()
 	}
@@ -138,6 +139,21 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 		}
 	}
 	return report, failed
+}
+
+// checks makes those of one profile, within proofTime.
+func (s *Server) checks(ctx context.Context, subject proof.Subject, thorough, ends bool) []proof.Check {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	checks := proof.Of(ctx, subject, thorough)
+	if ends && len(proof.Failures(checks)) == 0 {
+		checks = append(checks, proof.Ends(ctx, subject)...)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return []proof.Check{{Name: "execution", Proves: "programs run in fresh sandboxes", Cause: "the checks did not end within " + proofTime.String(),
+			Fix: "see whether the machine is overloaded, and csbd's log", Err: ctx.Err()}}
+	}
+	return checks
 }
 
 func (s *Server) subject(profile *policy.Profile, image images.Image) proof.Subject {
@@ -242,26 +258,70 @@ func (s *Server) KeepProving(ctx context.Context, every time.Duration) {
 	}
 }
 
-// doctor answers with a thorough proof, one made lately if there is one.
+// A flight is a thorough proof that callers of doctor wait for.
+type flight struct {
+	done   chan struct{} // closed when the rest is set
+	report rpc.Doctor
+	made   time.Time // zero if it came to no end
+}
+
+// doctor answers with a thorough proof, one made lately if there is one. The
+// proof goes on if the caller leaves, for those who wait too, or ask soon.
 func (s *Server) doctor(ctx context.Context) (any, *rpc.Error) {
+	f := s.examine()
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return nil, cancelled(ctx)
+	}
+	if f.made.IsZero() {
+		return nil, rpc.Errorf(rpc.CodeShuttingDown, "csbd is about to stop")
+	}
+	report := f.report
+	report.Age = time.Since(f.made).Seconds()
+	return report, nil
+}
+
+// examine returns the flight that is under way, or begins one, which ends with
+// the server.
+func (s *Server) examine() *flight {
+	s.prover.mu.Lock()
+	defer s.prover.mu.Unlock()
+	if s.prover.flight != nil {
+		return s.prover.flight
+	}
+	f := &flight{done: make(chan struct{})}
+	s.prover.flight = f
+	s.background.Add(1) // not the first: the connection that asked is one
+	go func() {
+		defer s.background.Done()
+		defer close(f.done)
+		f.report, f.made = s.thoroughly(s.life)
+		s.prover.mu.Lock()
+		defer s.prover.mu.Unlock()
+		s.prover.flight = nil
+	}()
+	return f
+}
+
+// thoroughly returns a report that is at most doctorAge old, and when it was
+// made: never, if ctx ended before.
+func (s *Server) thoroughly(ctx context.Context) (rpc.Doctor, time.Time) {
 	select {
 	case s.prover.one <- struct{}{}:
 		defer func() { <-s.prover.one }()
 	case <-ctx.Done():
-		return nil, cancelled(ctx)
+		return rpc.Doctor{}, time.Time{}
 	}
 	s.prover.mu.Lock()
 	report, made := s.prover.report, s.prover.made
 	s.prover.mu.Unlock()
-	if made.IsZero() || time.Since(made) > doctorAge {
-		var err error
-		if report, err = s.prove(ctx, true); ctx.Err() != nil {
-			return nil, cancelled(ctx)
-		} else if err != nil && report.OK {
-			return nil, rpc.Errorf(rpc.CodeInternal, "the checks did not come to an end in time")
-		}
-		made = time.Now()
+	if !made.IsZero() && time.Since(made) <= doctorAge {
+		return report, made
 	}
-	report.Age = time.Since(made).Seconds()
-	return report, nil
+	report, _ = s.prove(ctx, true) // failures stand in it
+	if ctx.Err() != nil {
+		return rpc.Doctor{}, time.Time{}
+	}
+	return report, time.Now()
 }

@@ -3,13 +3,10 @@ package server
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
-	"os"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/fcarli/codesandbox/isolation"
+	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
 )
 
@@ -46,7 +43,9 @@ type record struct {
 	Stderr int64 `json:"stderr_bytes"`
 	Peak   int64 `json:"peak_memory,omitempty"`
 
-	hash chan string
+	hash     chan string
+	received time.Time
+	sizes    policy.Sizes // of the request's parts
 }
 
 // program notes what is to be run; its digest is computed meanwhile.
@@ -87,22 +86,6 @@ func (c *connection) audit(r *record, result any, err *rpc.Error) {
 		r.SHA256 = <-r.hash
 	}
 	r.Time, r.UID, r.GID, r.PID = time.Now(), c.peer.uid, c.peer.gid, c.peer.pid
-	r.Executable, r.Unit = c.executable, c.unit
+	r.Executable, r.Unit = c.process.executable, c.process.unit
 	c.server.Audit.Add(r)
-}
-
-// process looks up a process's executable and its systemd unit, or cgroup.
-func process(pid int32) (executable, unit string) {
-	executable, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	for line := range strings.Lines(string(data)) {
-		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(fields) == 3 && (fields[1] == "" && unit == "" || fields[1] == "name=systemd") {
-			unit = fields[2]
-		}
-	}
-	if base := path.Base(unit); strings.HasSuffix(base, ".service") || strings.HasSuffix(base, ".scope") {
-		unit = base
-	}
-	return executable, unit
 }

@@ -60,6 +60,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Audit gets a line for each execution and each refusal; nil is none.
 	Audit *audit.Log
+	// Observer is told of the same; nil is nobody.
+	Observer Observer
 }
 
 // A Server serves the protocol. Its zero value is not usable; see New.
@@ -67,6 +69,7 @@ type Server struct {
 	Config
 	policy     atomic.Pointer[policy.Policy]
 	generation atomic.Int64
+	stale      atomic.Bool // the policy file has a newer policy, but a bad one
 	queue      *queue.Queue
 	started    time.Time
 	health     health
@@ -79,14 +82,21 @@ type Server struct {
 	// top of the request's own.
 	decoding sync.Mutex
 
-	// background counts connections and sandboxes being closed.
+	// background counts connections, sandboxes being closed, and a proof that
+	// callers wait for.
 	background sync.WaitGroup
+	// accepting counts the loops that accept connections.
+	accepting sync.WaitGroup
+	// life ends when the server stops to work for anyone.
+	life context.Context
+	die  context.CancelFunc
 
 	mu          sync.Mutex
 	listeners   map[net.Listener]bool
 	connections map[*connection]bool
 	executions  map[string]execution // by id
-	closing     bool
+	closing     bool                 // accept nothing more and begin with nothing
+	finishing   bool                 // take no more requests
 }
 
 // An execution that is queued or running.
@@ -117,15 +127,28 @@ func New(c Config) *Server {
 		results:     newBudget(c.Memory / 2),
 		places:      newBudget(int64(c.Connections)),
 	}
+	s.life, s.die = context.WithCancel(context.Background())
 	s.SetPolicy(c.Policy)
 	return s
 }
 
 // SetPolicy makes p the policy of all requests that are decided from now on.
 func (s *Server) SetPolicy(p *policy.Policy) int64 {
+	if s.Observer != nil {
+		var list []ProfileImages
+		for _, profile := range p.Profiles() {
+			list = append(list, ProfileImages{profile.Name, profile.Images})
+		}
+		s.Observer.PolicySet(list)
+	}
 	s.policy.Store(p)
+	s.stale.Store(false)
 	return s.generation.Add(1)
 }
+
+// PolicyStays says that a newer policy was to be taken over and could not be.
+// Status says so until SetPolicy.
+func (s *Server) PolicyStays() { s.stale.Store(true) }
 
 // Serve accepts connections until the listener is closed or Shutdown is
 // called, which makes it return nil.
@@ -136,11 +159,14 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		return nil
 	}
 	s.listeners[l] = true
+	s.accepting.Add(1)
 	s.mu.Unlock()
+	defer s.accepting.Done()
 	for wait := time.Millisecond; ; {
 		c, err := l.AcceptUnix()
 		if err == nil {
 			wait = time.Millisecond
+			accepted := sinceBoot()
 			uid, ok := s.admit(c)
 			if !ok {
 				continue
@@ -149,7 +175,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			go func() {
 				defer s.background.Done()
 				defer s.places.give(uid, 1)
-				s.serve(c)
+				s.serve(c, accepted)
 			}()
 			continue
 		}
@@ -182,6 +208,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	s.queue.Close()
+	// Those that have been accepted are served, and told that csbd is stopping;
+	// the others stay in a socket of systemd's for the next csbd.
+	s.accepting.Wait()
 
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -196,8 +225,10 @@ func (s *Server) Shutdown(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+	s.die()
 	// Answers go out before their connections are closed.
 	s.mu.Lock()
+	s.finishing = true
 	for c := range s.connections {
 		c.finish()
 	}
@@ -215,13 +246,12 @@ func (s *Server) cancelAll() {
 
 // A connection is one client.
 type connection struct {
-	server *Server
-	peer   peer
-	stream *lineStream
-	log    *slog.Logger
-	// What the peer was when it connected, for the audit.
-	executable, unit string
-	slots            chan struct{} // bounds the requests that are worked on at a time
+	server  *Server
+	peer    peer
+	stream  *lineStream
+	log     *slog.Logger
+	process process       // of the peer, when it connected, for the audit
+	slots   chan struct{} // bounds the requests that are worked on at a time
 
 	mu       sync.Mutex
 	requests map[jsonrpc2.ID]context.CancelCauseFunc // executions by request id
@@ -231,7 +261,8 @@ type connection struct {
 // time. More wait in the socket.
 const maxInFlight = 256
 
-func (s *Server) serve(c *net.UnixConn) {
+// serve serves a connection that was accepted at a time since boot.
+func (s *Server) serve(c *net.UnixConn, accepted time.Duration) {
 	defer c.Close()
 	p, err := identify(c)
 	if err != nil {
@@ -244,18 +275,17 @@ func (s *Server) serve(c *net.UnixConn) {
 		slots: make(chan struct{}, maxInFlight),
 	}
 	if s.Audit != nil {
-		conn.executable, conn.unit = process(p.pid)
+		conn.process = processOf(c, p, accepted)
 	}
 	conn.stream = newLineStream(c, s.requests, p.uid, conn.maxMessage, func(e *rpc.Error) {
-		s.counters.refused(e)
+		s.refused("", e)
 		conn.audit(nil, nil, e)
 	})
 	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return
-	}
 	s.connections[conn] = true
+	if s.finishing {
+		conn.finish()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -387,8 +417,13 @@ func (c *connection) unregister(id jsonrpc2.ID) {
 
 // reply sends the answer to a request, if it wants one.
 func (c *connection) reply(req *jsonrpc2.Request, line *record, result any, err *rpc.Error) {
-	if err != nil {
-		c.server.counters.refused(err)
+	if line == nil {
+		line = &record{}
+	}
+	if done, ok := result.(*executed); err != nil {
+		c.server.refused(line.Profile, err)
+	} else if ok {
+		c.server.executed(line, done)
 	}
 	c.audit(line, result, err)
 	if req.Notif {
@@ -422,6 +457,7 @@ func (c *connection) call(ctx context.Context, method string, m *message, line *
 	if err != nil {
 		return nil, refusal(err)
 	}
+	line.Profile = profile.Name
 	if method == rpc.MethodExecute {
 		return c.execute(ctx, profile, m, line)
 	}

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/fcarli/codesandbox/cmd/csbd/trial"
 	"github.com/fcarli/codesandbox/rpc"
 )
 
@@ -62,8 +62,7 @@ type daemon struct {
 	dir      string
 	socket   string
 	client   *rpc.Client // kept open, for what is measured on one connection
-	cmd      *exec.Cmd
-	exited   chan struct{}
+	process  *trial.Csbd
 }
 
 // daemon returns csbd of that kind and launcher, ready to be measured.
@@ -73,7 +72,7 @@ func (b *bench) daemon(ctx context.Context, k kind, launcher string) (*daemon, e
 			return d, nil
 		}
 	}
-	d := &daemon{kind: k, launcher: launcher, exited: make(chan struct{})}
+	d := &daemon{kind: k, launcher: launcher}
 	d.dir = filepath.Join(b.dir, k.name+launcher)
 	d.socket = filepath.Join(d.dir, "csbd.sock")
 	b.say("starting csbd: %s", d.title())
@@ -118,16 +117,7 @@ func (d *daemon) start(bin, imageDir string) error {
 	if err := writePolicy(policyFile, d.kind); err != nil {
 		return err
 	}
-	log, err := os.Create(d.log())
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	d.cmd = exec.Command(filepath.Join(bin, "csbd"))
-	d.cmd.Dir = d.dir
-	d.cmd.Stderr = log
-	d.cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"),
+	env := []string{
 		"CSBD_SOCKET=" + d.socket,
 		"CSBD_STATE_DIR=" + filepath.Join(d.dir, "state"),
 		"CSBD_POLICY=" + policyFile,
@@ -136,26 +126,16 @@ func (d *daemon) start(bin, imageDir string) error {
 		"CSBD_MEMORY=8GiB", // every output may be the largest, and many run
 	}
 	if d.launcher != "" {
-		d.cmd.Env = append(d.cmd.Env, "CSBD_LAUNCHER="+d.launcher)
+		env = append(env, "CSBD_LAUNCHER="+d.launcher)
 	}
-	// ^C is for us: csbd is stopped when the sections have ended.
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := d.cmd.Start(); err != nil {
-		return fmt.Errorf("start csbd: %w", err)
-	}
-	go func() {
-		_ = d.cmd.Wait()
-		close(d.exited)
-	}()
-	return nil
+	var err error
+	d.process, err = trial.Start(filepath.Join(bin, "csbd"), d.dir, filepath.Join(d.dir, "csbd.log"), env...)
+	return err
 }
-
-func (d *daemon) log() string { return filepath.Join(d.dir, "csbd.log") }
 
 // failure is an error with the last words of csbd.
 func (d *daemon) failure(what string) error {
-	data, _ := os.ReadFile(d.log())
-	return fmt.Errorf("csbd (%s) %s; its log ends %q", d.title(), what, data[max(len(data)-2000, 0):])
+	return d.process.Failure(fmt.Sprintf("(%s) %s", d.title(), what))
 }
 
 // connect waits for the socket, which csbd makes when it can serve.
@@ -168,7 +148,7 @@ func (d *daemon) connect(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-d.exited:
+		case <-d.process.Exited:
 			return d.failure("left")
 		case <-ctx.Done():
 			return d.failure("does not listen")
@@ -197,7 +177,7 @@ func (d *daemon) settle(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-d.exited:
+		case <-d.process.Exited:
 			return d.failure("left")
 		case <-ctx.Done():
 			return d.failure("does not get its pool full")
@@ -236,7 +216,7 @@ func (b *bench) settle(ctx context.Context) error {
 }
 
 // pid is csbd's process.
-func (d *daemon) pid() int { return d.cmd.Process.Pid }
+func (d *daemon) pid() int { return d.process.Process.Pid }
 
 // groups are the directories of the control group that holds the sandboxes:
 // one on version 2, one for each hierarchy on version 1.
@@ -250,12 +230,12 @@ func (d *daemon) stop() error {
 	if d.client != nil {
 		d.client.Close()
 	}
-	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	_ = d.process.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-d.exited:
+	case <-d.process.Exited:
 	case <-time.After(time.Minute):
-		_ = d.cmd.Process.Kill()
-		<-d.exited
+		_ = d.process.Process.Kill()
+		<-d.process.Exited
 		return d.failure("did not stop")
 	}
 	left, err := os.ReadDir(filepath.Join(d.dir, "state", "sandboxes"))

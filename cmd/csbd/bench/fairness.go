@@ -16,6 +16,9 @@ const (
 	// flooder is the uid of the other user, and floodClients how many programs
 	// it always wants run.
 	flooder, floodClients = 42077, 40
+	// fairnessFactor is the most that the flood may make the p99 of the other
+	// user worse: docs/operations.md says why it is not 1.
+	fairnessFactor = 12
 )
 
 // fairness is what one user's flood does to another, who asks for one execution
@@ -53,6 +56,7 @@ func (b *bench) fairness(ctx context.Context) error {
 	clients.Wait()
 	own := []Row{quiet, flooded}
 	compare(own, quiet.Name, figureP99)
+	own[1].Targets = []Target{atMost(figureRatio, fairnessFactor)}
 	b.report.Rows = append(b.report.Rows, own...)
 	return ctx.Err()
 }

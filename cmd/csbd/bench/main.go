@@ -11,30 +11,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"github.com/fcarli/codesandbox/cmd/csbd/trial"
 )
 
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getenv))
-}
+func main() { trial.Main(run) }
 
 // options are what the command line says.
 type options struct {
@@ -48,38 +35,30 @@ type options struct {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv func(string) string) int {
 	o, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
+	if status, ends := trial.Misused(err, stderr, "bench"); ends {
+		return status
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "bench: %v\n", err)
-		return exitUsage
+	var report *Report
+	if o.imageDir, err = trial.ImageDir(getenv); err == nil {
+		report, err = measure(ctx, o, stderr)
 	}
-	if o.imageDir = getenv("CSBD_IMAGE_DIR"); o.imageDir == "" {
-		o.imageDir = "run/images"
-	}
-	report, err := measure(ctx, o, stderr)
 	if ctx.Err() != nil {
 		fmt.Fprintln(stderr, "bench: interrupted; what it had started is put away")
-		return exitFailed
+		return trial.ExitFailed
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "bench: %v\n", err)
-		return exitFailed
+		return trial.ExitFailed
 	}
-	write := report.writeTable
-	if o.json {
-		write = report.writeJSON
-	}
-	if err := write(stdout); err != nil {
-		fmt.Fprintf(stderr, "bench: write the report: %v\n", err)
-		return exitFailed
+	if err := trial.Print(stdout, report, o.json); err != nil {
+		fmt.Fprintf(stderr, "bench: %v\n", err)
+		return trial.ExitFailed
 	}
 	if report.Errors > 0 {
 		fmt.Fprintf(stderr, "bench: %d wrong or missing answers\n", report.Errors)
-		return exitFailed
+		return trial.ExitFailed
 	}
-	return exitOK
+	return trial.ExitOK
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -110,17 +109,10 @@ func (r *Report) finish() {
 	}
 }
 
-func (r *Report) writeJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
-
 var columns = []string{"", "n", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "per s", "MB", "ratio", "target"}
 
-// writeTable writes the report for people.
-func (r *Report) writeTable(w io.Writer) error {
+// WriteTable implements trial.Report.
+func (r *Report) WriteTable(w io.Writer) error {
 	lines := [][]string{columns}
 	section := ""
 	for i, row := range r.Rows {

@@ -8,6 +8,8 @@ import (
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/fcarli/codesandbox/cmd/csbd/trial"
 )
 
 func example() *Report {
@@ -26,7 +28,7 @@ func example() *Report {
 
 func TestTable(t *testing.T) {
 	var out bytes.Buffer
-	assert.NilError(t, example().writeTable(&out))
+	assert.NilError(t, example().WriteTable(&out))
 	_, table, _ := strings.Cut(out.String(), "\n\n")
 	assert.Equal(t, strings.TrimLeft(table, "\n"), `          n  p50 ms  p95 ms  p99 ms  CPU ms  per s  MB  ratio  target
 
@@ -45,7 +47,7 @@ rates
 // TestJSON holds the names that machines read.
 func TestJSON(t *testing.T) {
 	var out bytes.Buffer
-	assert.NilError(t, example().writeJSON(&out))
+	assert.NilError(t, trial.Print(&out, example(), true))
 	var got struct {
 		System map[string]any   `json:"system"`
 		Rows   []map[string]any `json:"rows"`

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/fcarli/codesandbox/cmd/csbd/trial"
 	"github.com/fcarli/codesandbox/rpc"
 )
 
@@ -47,9 +47,9 @@ type daemon struct {
 	alive   bool          // from the start to the moment when it is told to end
 	crashed int           // csbds that ended by themselves
 
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    string
+	process *trial.Csbd
+	exited  chan struct{}
+	log     string
 }
 
 func newDaemon(o options, dir string) *daemon {
@@ -63,34 +63,23 @@ func (d *daemon) writePolicy(text string) error { return os.WriteFile(d.policy, 
 // but the caller uses it before release.
 func (d *daemon) start(ctx context.Context) error {
 	d.log = filepath.Join(d.dir, fmt.Sprintf("log%d", d.life))
-	log, err := os.Create(d.log)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	d.cmd = exec.Command(d.csbd)
-	d.cmd.Dir = d.dir
-	d.cmd.Stderr = log
-	d.cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH"),
+	process, err := trial.Start(d.csbd, d.dir, d.log, append([]string{
 		"CSBD_SOCKET=" + d.socket, "CSBD_SOCKET_MODE=0666",
 		"CSBD_STATE_DIR=" + d.state,
 		"CSBD_POLICY=" + d.policy,
 		"CSBD_IMAGE_DIR=" + d.imageDir,
 		"CSBD_CGROUP=" + d.cgroup,
 		"CSBD_LOG_FORMAT=json", "CSBD_LOG_LEVEL=debug",
-	}, d.env...)
-	// ^C is for us: csbd is stopped when everything is put away.
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := d.cmd.Start(); err != nil {
-		return fmt.Errorf("start csbd: %w", err)
+	}, d.env...)...)
+	if err != nil {
+		return err
 	}
-	cmd, exited := d.cmd, make(chan struct{})
+	exited := make(chan struct{})
 	d.mu.Lock()
-	d.exited, d.alive = exited, true
+	d.process, d.exited, d.alive = process, exited, true
 	d.mu.Unlock()
 	go func() {
-		_ = cmd.Wait()
+		<-process.Exited
 		d.mu.Lock()
 		if d.alive {
 			d.crashed++
@@ -139,14 +128,14 @@ func (d *daemon) end(s syscall.Signal) error {
 	if !alive {
 		return d.failure("has ended by itself")
 	}
-	if err := d.cmd.Process.Signal(s); err != nil {
+	if err := d.process.Process.Signal(s); err != nil {
 		return err
 	}
 	select {
 	case <-d.exited:
 		return nil
 	case <-time.After(2 * time.Minute):
-		_ = d.cmd.Process.Kill()
+		_ = d.process.Process.Kill()
 		<-d.exited
 		return d.failure("does not end")
 	}
@@ -154,8 +143,7 @@ func (d *daemon) end(s syscall.Signal) error {
 
 // failure is an error with the last words of csbd.
 func (d *daemon) failure(what string) error {
-	data, _ := os.ReadFile(d.log)
-	return fmt.Errorf("csbd %s; its log ends %q", what, data[max(len(data)-3000, 0):])
+	return d.process.Failure(what)
 }
 
 // status asks csbd what it is doing, on a connection of its own.
@@ -241,7 +229,7 @@ func (d *daemon) reload(ctx context.Context, text string) error {
 	if err := d.writePolicy(text); err != nil {
 		return err
 	}
-	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+	if err := d.process.Process.Signal(syscall.SIGHUP); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(30 * time.Second); d.lines(seen...) == before; {

@@ -12,30 +12,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/fcarli/codesandbox/cmd/csbd/trial"
 )
 
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getenv))
-}
+func main() { trial.Main(run) }
 
 // options are what the command line and the environment say.
 type options struct {
@@ -51,19 +38,12 @@ type options struct {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv func(string) string) int {
 	o, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
+	if status, ends := trial.Misused(err, stderr, "soak"); ends {
+		return status
 	}
-	if err != nil {
+	if o.imageDir, err = trial.ImageDir(getenv); err != nil {
 		fmt.Fprintf(stderr, "soak: %v\n", err)
-		return exitUsage
-	}
-	if o.imageDir = getenv("CSBD_IMAGE_DIR"); o.imageDir == "" {
-		o.imageDir = "run/images"
-	}
-	if o.imageDir, err = filepath.Abs(o.imageDir); err != nil {
-		fmt.Fprintf(stderr, "soak: %v\n", err)
-		return exitFailed
+		return trial.ExitFailed
 	}
 	if o.cgroup = getenv("CSBD_CGROUP"); o.cgroup == "" {
 		o.cgroup = "/csbd-soak"
@@ -73,20 +53,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 		fmt.Fprintf(stderr, "soak: %v\n", err)
 	}
 	if report == nil {
-		return exitFailed
+		return trial.ExitFailed
 	}
-	write := report.writeTable
-	if o.json {
-		write = report.writeJSON
-	}
-	if err := write(stdout); err != nil {
-		fmt.Fprintf(stderr, "soak: write the report: %v\n", err)
-		return exitFailed
+	if err := trial.Print(stdout, report, o.json); err != nil {
+		fmt.Fprintf(stderr, "soak: %v\n", err)
+		return trial.ExitFailed
 	}
 	if err != nil || !report.Passed {
-		return exitFailed
+		return trial.ExitFailed
 	}
-	return exitOK
+	return trial.ExitOK
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {

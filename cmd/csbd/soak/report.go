@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -73,15 +72,8 @@ func (r *report) judge(failed error) {
 	r.Passed = failed == nil && r.Executions == r.Wanted && r.WrongAnswers+r.LostReplies+r.Unexplained+r.Crashes == 0 && r.Leaks.none()
 }
 
-func (r *report) writeJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
-
-// writeTable writes the report for people.
-func (r *report) writeTable(w io.Writer) error {
+// WriteTable implements trial.Report.
+func (r *report) WriteTable(w io.Writer) error {
 	var out strings.Builder
 	row := func(name string, value any, note string) {
 		fmt.Fprintln(&out, strings.TrimRight(fmt.Sprintf("%-44s %10v  %s", name, value, note), " "))

@@ -70,7 +70,7 @@ func (s *disturber) do(ctx context.Context, e event) error {
 		}
 		s.killed(pids[s.random.IntN(len(pids))])
 	case killSpawner:
-		pid := spawner(s.daemon.cmd.Process.Pid)
+		pid := spawner(s.daemon.process.Process.Pid)
 		if pid == 0 {
 			return nil
 		}
@@ -99,7 +99,7 @@ func (s *disturber) killed(pid int) {
 
 // crash kills csbd and starts the next, which has to clear away what is left.
 func (s *disturber) crash(ctx context.Context) error {
-	before := observe(s.daemon.cmd.Process.Pid, s.daemon.state)
+	before := observe(s.daemon.process.Process.Pid, s.daemon.state)
 	if err := s.daemon.end(syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (s *disturber) begin(ctx context.Context, before trace) error {
 	if err != nil {
 		return err
 	}
-	s.descriptors, s.memory = now.descriptors, figure(s.daemon.cmd.Process.Pid, "VmRSS")<<10
+	s.descriptors, s.memory = now.descriptors, figure(s.daemon.process.Process.Pid, "VmRSS")<<10
 	s.daemon.release()
 	return nil
 }
@@ -137,7 +137,7 @@ func (s *disturber) rest(ctx context.Context, descriptors int) (trace, error) {
 		if err := s.daemon.waitRest(ctx); err != nil {
 			return trace{}, err
 		}
-		t := observe(s.daemon.cmd.Process.Pid, s.daemon.state)
+		t := observe(s.daemon.process.Process.Pid, s.daemon.state)
 		l := t.atRest(poolSize, descriptors)
 		if l.none() {
 			return t, nil
@@ -260,13 +260,13 @@ func (s *disturber) finish(ctx context.Context, idle int) (memory int64, err err
 	if err != nil {
 		return 0, err
 	}
-	pid := d.cmd.Process.Pid
+	pid := d.process.Process.Pid
 	memory = figure(pid, "VmRSS") << 10
 	if err := d.end(syscall.SIGTERM); err != nil {
 		return memory, err
 	}
-	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
-		return memory, d.failure(fmt.Sprintf("ended with %v", d.cmd.ProcessState))
+	if code := d.process.ProcessState.ExitCode(); code != 0 {
+		return memory, d.failure(fmt.Sprintf("ended with %v", d.process.ProcessState))
 	}
 	s.leaks.add(t.ended(pid, d.state))
 	if n := d.goroutines(); n == 0 {

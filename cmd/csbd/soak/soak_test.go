@@ -32,7 +32,7 @@ func TestSoak(t *testing.T) {
 	var said, out bytes.Buffer
 	r, err := soak(t.Context(), o, &said)
 	assert.NilError(t, err, "%s", &said)
-	assert.NilError(t, r.writeTable(&out))
+	assert.NilError(t, r.WriteTable(&out))
 	assert.Check(t, r.Passed, "%s\n%s", &said, &out)
 	assert.Check(t, r.Executions == o.n && r.Acts[string(killCsbd)] == 1 && r.Outcomes["ok"] > 0 && r.MemoryEnd > 0, "%s", &out)
 }
@@ -98,7 +98,7 @@ func TestVerdict(t *testing.T) {
 		r.judge(nil)
 		assert.Check(t, !r.Passed, name)
 		var out strings.Builder
-		assert.NilError(t, r.writeTable(&out))
+		assert.NilError(t, r.WriteTable(&out))
 		assert.Check(t, strings.Contains(out.String(), "HAS TO BE") && strings.HasSuffix(out.String(), "FAILED\n"), "%s: %s", name, &out)
 	}
 	r = sound()

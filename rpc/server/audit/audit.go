@@ -65,10 +65,11 @@ func (l *Log) write() {
 	defer close(l.done)
 	var complained time.Time
 	var known int64
+	losing := false // the log has been told so
 	complain := func(err error) {
 		if lost := l.lost.Load(); lost > known && time.Since(complained) >= complainEvery {
 			l.log.Error("audit lines lost", "lost", lost, "written", l.wrote.Load(), "error", err)
-			known, complained = lost, time.Now()
+			known, complained, losing = lost, time.Now(), err != nil
 		}
 	}
 	for line := range l.lines {
@@ -83,6 +84,11 @@ func (l *Log) write() {
 			l.lost.Add(1)
 		} else {
 			l.wrote.Add(1)
+		}
+		if losing && err == nil {
+			known = l.lost.Load()
+			losing = false
+			l.log.Warn("audit lines are written again", "lost", known, "written", l.wrote.Load())
 		}
 		complain(err)
 	}

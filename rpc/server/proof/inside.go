@@ -141,7 +141,7 @@ func (s Subject) inside(ctx context.Context, thorough bool) []Check {
 	if thorough && l.Disk <= fillable {
 		fill = "1"
 	}
-	o := s.run(ctx, "inside", insideProgram, []string{strconv.FormatInt(l.Memory, 10), strconv.FormatInt(l.Disk, 10), fill}, l)
+	o := s.run(ctx, program{"inside", insideProgram, []string{strconv.FormatInt(l.Memory, 10), strconv.FormatInt(l.Disk, 10), fill}, isolation.StatusOK}, l)
 	ran := Check{Name: "execution", Proves: "a program runs in a fresh sandbox and its output comes back"}
 	switch {
 	case o.err != nil:

@@ -84,3 +84,49 @@ func TestSandboxFails(t *testing.T) {
 	lenient.Unenforced = []string{"memory", "cpu_time"}
 	assert.DeepEqual(t, failed(t, Ends(t.Context(), lenient)), []string{"timeout"})
 }
+
+// A busy machine is not a broken one: what was ended for its time is run again,
+// but not for ever, and what fails otherwise is not run until it passes.
+func TestBusyMachine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		late   int
+		status isolation.Status
+		failed []string
+		runs   int
+	}{
+		{5, isolation.StatusTimeout, nil, 6},
+		{5, isolation.StatusCPULimit, nil, 6},
+		{1000, isolation.StatusTimeout, []string{"execution"}, 2 * tries},
+		{1000, isolation.StatusMemoryLimit, []string{"execution"}, 2},
+	} {
+		s := fake(t, isolationtest.Script{Stdout: sound.text()})
+		run, runs := s.Run, 0
+		s.Run = func(ctx context.Context, spec isolation.Spec, out isolation.Output) (isolation.Result, error) {
+			if runs++; runs <= test.late {
+				return isolation.Forced(test.status), nil
+			}
+			return run(ctx, spec, out)
+		}
+		assert.DeepEqual(t, failed(t, Of(t.Context(), s, false)), test.failed)
+		assert.Equal(t, runs, test.runs)
+	}
+	// Where the policy leaves little time, the processor time is over first.
+	s := fake(t, isolationtest.Script{})
+	s.Max.Timeout = 50 * time.Millisecond
+	s.Run = func(_ context.Context, spec isolation.Spec, _ isolation.Output) (isolation.Result, error) {
+		assert.Check(t, spec.Limits.CPUTime > 0 && spec.Limits.CPUTime <= spec.Limits.Timeout/10, "%+v", spec.Limits)
+		return isolation.Forced(isolation.StatusCPULimit), nil
+	}
+	assert.DeepEqual(t, failed(t, []Check{s.cpuTime(t.Context())}), []string(nil))
+}
+
+func TestPulse(t *testing.T) {
+	t.Parallel()
+	assert.NilError(t, Pulse(t.Context(), fake(t, isolationtest.Script{Stdout: "alive\n"})))
+	lava := errors.New("the floor is lava")
+	assert.ErrorIs(t, Pulse(t.Context(), fake(t, isolationtest.Script{RunError: lava})), lava)
+	for _, script := range []isolationtest.Script{{}, {Stdout: "alive"}, {Stdout: "alive\n", Result: isolation.Ended(1, nil)}} {
+		assert.ErrorContains(t, Pulse(t.Context(), fake(t, script)), "a program of csbd's own ended with")
+	}
+}

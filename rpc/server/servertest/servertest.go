@@ -392,6 +392,12 @@ func Binary(t testing.TB, name string) string {
 	return build(t, name, raceEnabled())
 }
 
+// Plain is Binary as it is installed: static, and without the race detector.
+func Plain(t testing.TB, name string) string {
+	t.Helper()
+	return build(t, name, false)
+}
+
 func build(t testing.TB, name string, race bool) string {
 	t.Helper()
 	building.Lock()
@@ -415,6 +421,7 @@ func build(t testing.TB, name string, race bool) string {
 	next := filepath.Join(dir, ".next-"+name)
 	cmd := exec.Command("go", append(flags, "-o", next, "./cmd/"+name)...)
 	cmd.Dir = imagetest.Root()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if race {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	}
