@@ -21,7 +21,12 @@ help: ## list the targets
 .PHONY: build
 build: bin/csbd bin/csbctl bin/csbd-sentry bin/runsc ## build csbd, its sentry, csbctl and the pinned runsc into bin/
 
-bin/csbd bin/csbctl &: $(GO_SOURCES)
+# Changes when what the programs say of themselves does.
+bin/.version: FORCE
+	@mkdir -p bin; echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' >$@
+FORCE:
+
+bin/csbd bin/csbctl &: $(GO_SOURCES) bin/.version
 	@echo "== building csbd and csbctl"
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
