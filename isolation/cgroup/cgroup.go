@@ -79,7 +79,11 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 			continue
 		}
 		r.dirs[controller] = dir
-		if home := filepath.Join(h.mount, h.own); !slices.Contains(r.homes, home) {
+		home := filepath.Join(h.mount, h.own)
+		if unix.Access(filepath.Join(home, "tasks"), unix.W_OK) != nil {
+			home = dir // an ordinary user whose cgroup is root's: the thread stays beside the sandboxes
+		}
+		if !slices.Contains(r.homes, home) {
 			r.homes = append(r.homes, home)
 		}
 	}
