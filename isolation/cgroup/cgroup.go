@@ -63,7 +63,11 @@ func Open(base, name string) (*Root, error) {
 	return r, nil
 }
 
+// advice is for whoever gave csbd no place for control groups.
+const advice = "run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup that it may write to"
+
 func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
+	var refused error
 	for controller, limit := range map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs, "cpuacct": CPUTime} {
 		h := all[controller]
 		if h == nil {
@@ -75,6 +79,7 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 			dir = filepath.Join(h.mount, base, name)
 		}
 		if err := r.mkdir(dir); err != nil {
+			refused = err
 			r.missing = append(r.missing, limit)
 			continue
 		}
@@ -86,6 +91,10 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 		if !slices.Contains(r.homes, home) {
 			r.homes = append(r.homes, home)
 		}
+	}
+	if len(r.dirs) == 0 && refused != nil {
+		// Without any, a sandbox that does not start could not be ended either.
+		return fmt.Errorf("create cgroup: %w: %s", refused, advice)
 	}
 	slices.Sort(r.missing)
 	return nil
@@ -101,7 +110,7 @@ func (r *Root) openV2(h *hierarchy, base, name string) error {
 	}
 	dir := filepath.Join(parent, name)
 	if err := r.mkdir(dir); err != nil {
-		return fmt.Errorf("create cgroup: %w", err)
+		return fmt.Errorf("create cgroup: %w: %s", err, advice)
 	}
 	controllers := map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs}
 	// Each ancestor has to hand the controllers down; those above a delegated
@@ -145,8 +154,7 @@ func vacate(own string) (string, error) {
 	}
 	for _, pid := range pids {
 		if pid != os.Getpid() {
-			return "", fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: "+
-				"run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup of its own", own, pid)
+			return "", fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: %s", own, pid, advice)
 		}
 	}
 	if filepath.Base(own) == leafName {
@@ -154,7 +162,7 @@ func vacate(own string) (string, error) {
 	}
 	leaf := filepath.Join(own, leafName)
 	if err := os.MkdirAll(leaf, 0o755); err != nil {
-		return "", fmt.Errorf("create cgroup: %w", err)
+		return "", fmt.Errorf("create cgroup: %w: %s", err, advice)
 	}
 	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
 		return "", fmt.Errorf("move csbd into %s: %w", leaf, err)

@@ -61,7 +61,10 @@ func (d *direct) running() (*spawner.Spawner, error) {
 func (d *direct) open() error {
 	_, err := d.running()
 	if err != nil {
-		return fmt.Errorf("prepare namespaces for sandboxes: %w (CSBD_LAUNCHER=stock does without)", err)
+		if os.Geteuid() == 0 {
+			err = fmt.Errorf("%w (CSBD_LAUNCHER=stock does without)", err)
+		}
+		return fmt.Errorf("prepare namespaces for sandboxes: %w", err)
 	}
 	return nil
 }

@@ -99,20 +99,13 @@ func Start(o Options) (*Spawner, error) {
 	words := &words{log: o.Log}
 	cmd.Stderr = words
 	s := &Spawner{cmd: cmd, ended: make(chan struct{}), single: os.Geteuid() != 0}
-	users := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 1, HostID: BaseUID, Size: MaxUsers}}
-	groups := users
-	if s.single {
-		// All that the kernel lets an ordinary user map (user_namespaces(7)). It
-		// also has to give up the right to leave its groups.
-		users = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		groups = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
+	users, groups, setgroups := ids()
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:    true,
 		Pdeathsig: syscall.SIGKILL,
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		UidMappings: users, GidMappings: groups, GidMappingsEnableSetgroups: !s.single,
+		UidMappings: users, GidMappings: groups, GidMappingsEnableSetgroups: setgroups,
 	}
 	started := make(chan error, 1)
 	go s.live(started)
@@ -120,7 +113,7 @@ func Start(o Options) (*Spawner, error) {
 	theirs.Close() // or the spawner's end would not end the conversation
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("start spawner: %w", err)
+		return nil, fmt.Errorf("start spawner: %w", explain(err))
 	}
 	// As runsc does: gVisor's memory file locks pages for a moment to fault many
 	// in at a time. It can do without, and we may not be allowed to.
@@ -132,7 +125,7 @@ func Start(o Options) (*Spawner, error) {
 	}
 	if err := s.client.Call("Service.Ping", &struct{}{}, nil); err != nil {
 		_ = s.Close()
-		return nil, fmt.Errorf("start spawner: %w; it said %q", err, words.last)
+		return nil, explain(fmt.Errorf("start spawner: %w; it said %q", err, words.last))
 	}
 	return s, nil
 }
