@@ -226,4 +226,7 @@ func TestUserIsRefused(t *testing.T) {
 
 	code, _, stderr = run([]string{"CSBD_LAUNCHER=stock"}, append(group.Command(true), csbd)...)
 	assert.Check(t, code == 1 && strings.Contains(stderr, "without root: use csbd-sentry (CSBD_LAUNCHER=direct)"), "%d %s", code, stderr)
+
+	code, _, stderr = run(nil, append(outside, csbd, "image", "build", filepath.Join(imagetest.Root(), "images/python"))...)
+	assert.Check(t, code == 1 && strings.Contains(stderr, "needs root") && strings.Contains(stderr, "/.local/state/csbd/images unshare "), "%d %s", code, stderr)
 }
