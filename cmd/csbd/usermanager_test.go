@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -108,7 +109,9 @@ func (m *userManager) write(name, content string) {
 // command is a command of the user's.
 func (m *userManager) command(args ...string) *exec.Cmd {
 	id := strconv.Itoa(ordinary)
-	cmd := exec.Command("nsenter", append([]string{"--mount", "--target", strconv.Itoa(m.pid), "setpriv", "--reuid", id, "--regid", id, "--clear-groups"}, args...)...)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	m.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--mount", "--target", strconv.Itoa(m.pid), "setpriv", "--reuid", id, "--regid", id, "--clear-groups"}, args...)...)
 	cmd.Env = ofUser("HOME="+m.home, "XDG_RUNTIME_DIR=/run/user/"+id, "SYSTEMD_PAGER=")
 	cmd.Dir = "/"
 	return cmd
