@@ -255,6 +255,10 @@ func TestUserManager(t *testing.T) {
 	assert.Check(t, r.Stdout == "again\n", "%+v", r)
 	assert.Check(t, main() != pid)
 
+	cmd := m.command(servertest.Binary(t, "csbctl"), "doctor")
+	report, err := cmd.Output()
+	assert.Check(t, err == nil && strings.Contains(string(report), " 0 failed"), "%v: %s", err, report)
+
 	m.run("systemctl", "--user", "stop", "csbd.service", "csbd.socket")
 	assert.Equal(t, procs(), 0)
 	_, err = m.csbctl("-c", "print(1)")
