@@ -27,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -42,6 +43,9 @@ const (
 	BaseUID = 1_900_000_000
 	// MaxUsers bounds the number of processes at a time.
 	MaxUsers = 65535
+	// OOMScoreAdjust of the spawner, and so of all that it starts, whatever
+	// csbd's own is (proc(5)).
+	OOMScoreAdjust = 500
 )
 
 // Options say where and how a Spawner runs.
@@ -119,6 +123,9 @@ func Start(o Options) (*Spawner, error) {
 	// in at a time. It can do without, and we may not be allowed to.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_MEMLOCK, &unlimited, nil)
+	// When the host runs out of memory, programs go before csbd and other
+	// services. Where this cannot be written the kernel chooses.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(strconv.Itoa(OOMScoreAdjust)), 0)
 	if s.client, err = client(ours); err != nil {
 		_ = s.stop()
 		return nil, fmt.Errorf("start spawner: %w", err)
