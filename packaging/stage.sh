@@ -33,9 +33,7 @@ put 644 /usr/share/csbd/seccomp "$(go list -m -f '{{.Dir}}' github.com/moby/prof
 install -D -m 644 packaging/systemd/csbd.sysusers "$stage/usr/lib/sysusers.d/csbd.conf"
 install -D -m 644 packaging/systemd/csbd.tmpfiles "$stage/usr/lib/tmpfiles.d/csbd.conf"
 
-if [[ -d packaging/systemd/user ]]; then
-	put 644 /usr/lib/systemd/user packaging/systemd/user/*
-fi
+put 644 /usr/lib/systemd/user packaging/systemd/user/*
 for page in packaging/man/*.[1-9]; do
 	[[ -e $page ]] || continue
 	section=$stage/usr/share/man/man${page##*.}

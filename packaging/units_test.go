@@ -73,7 +73,7 @@ func TestVerify(t *testing.T) {
 	service := filepath.Join(units, "csbd.service")
 	assert.NilError(t, os.WriteFile(service, []byte(strings.Replace(read(t, service), "KillMode=", "KilMode=", 1)), 0o600))
 	out, _ = verify()
-	assert.Check(t, is.Contains(out, "Unknown key name 'KilMode'"))
+	assert.Check(t, is.Contains(out, "Unknown key 'KilMode'"))
 }
 
 // TestGenerator: each version of systemd gets what it understands.
