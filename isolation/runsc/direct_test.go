@@ -23,8 +23,8 @@ import (
 	"gvisor.dev/gvisor/runsc/boot"
 
 	"github.com/fcarli/codesandbox/isolation"
-	"github.com/fcarli/codesandbox/isolation/runsc/spawner"
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
+	"github.com/fcarli/codesandbox/isolation/runsc/spawner"
 )
 
 // What the direct launcher has copied from gVisor instead of linking it.
