@@ -28,8 +28,8 @@ FORCE:
 
 bin/csbd bin/csbctl &: $(GO_SOURCES) bin/.version
 	@echo "== building csbd and csbctl"
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
 
 # gVisor as its own release build has it: its module, with the seccomp filters
 # compiled. Everything else in it is untouched.
@@ -123,6 +123,7 @@ soak: build image ## mixed load with hard deaths, SOAK executions (2000), some t
 bin/nfpm: packaging/nfpm.mod packaging/nfpm.sum
 	go build -modfile=packaging/nfpm.mod -trimpath -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
+FORMATS := deb rpm
 # Their date is the commit's, so that the same commit gives the same bytes.
 packages: export PACKAGE_VERSION = $(VERSION)
 packages: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
@@ -131,7 +132,7 @@ packages: export RUNNER = $(shell sha256sum isolation/runner/runner.py | cut -c1
 packages: build image bin/nfpm ## build .deb and .rpm into dist/
 	rm -rf dist && mkdir dist
 	packaging/stage.sh
-	for format in deb rpm; do \
+	for format in $(FORMATS); do \
 		bin/nfpm package -f packaging/nfpm.yaml -p $$format -t dist/; \
 		bin/nfpm package -f packaging/nfpm-image.yaml -p $$format -t dist/; \
 	done

@@ -26,7 +26,8 @@ func built(t *testing.T, pattern string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(imagetest.Root(), "dist", pattern))
 	assert.NilError(t, err)
-	assert.Assert(t, len(files) == 1, "run `make packages` first: %s: %q", pattern, files)
+	// Of this commit, or the tests would look at what somebody else has built.
+	assert.Assert(t, len(files) == 1 && strings.Contains(files[0], version(t)), "run `make packages` first: %s of %s: %q", pattern, version(t), files)
 	return files[0]
 }
 
