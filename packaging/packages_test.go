@@ -213,7 +213,7 @@ func TestCopyright(t *testing.T) {
 	for _, words := range []string{"Permission is hereby granted, free of charge", "Redistribution and use in source and binary forms", "/usr/share/common-licenses/Apache-2.0"} {
 		assert.Check(t, is.Contains(text, words))
 	}
-	assert.Check(t, is.Contains(run(t, "sh", "-c", "rpm2cpio "+built(t, rpm)+" | cpio --quiet -i --to-stdout ./usr/share/licenses/csbd/copyright"), "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION"))
+	assert.Check(t, is.Contains(run(t, "sh", "-c", "rpm2cpio "+built(t, rpm)+" | cpio --quiet -i --to-stdout '*usr/share/licenses/csbd/copyright'"), "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION"))
 }
 
 // TestSamples: the policy is right, and the seccomp profile is the one that it
