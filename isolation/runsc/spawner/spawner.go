@@ -336,6 +336,9 @@ const binaryPath = "/sentry"
 // enterJail makes a read-only root with the binary and the few files that a
 // sentry reads, and nothing else, the root of this process.
 func enterJail(dir, binary string) error {
+	// Sentries are other users than this process: what they read must not depend
+	// on csbd's mask, which is strict where systemd has set it.
+	defer unix.Umask(unix.Umask(0))
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
