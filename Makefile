@@ -138,7 +138,7 @@ lint: ## gofmt, go vet, staticcheck
 	go tool staticcheck ./...
 
 # package:fuzzer
-FUZZERS := isolation/runner:FuzzScanner policy:FuzzPolicy rpc/server:FuzzEnvelope rpc/server:FuzzExecute rpc/server:FuzzOutput images:FuzzProject
+FUZZERS := isolation/runner:FuzzScanner policy:FuzzPolicy rpc/server:FuzzEnvelope rpc/server:FuzzExecute rpc/server:FuzzOutput images:FuzzProject images:FuzzStore
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## fuzz the parsers, FUZZTIME each

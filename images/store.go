@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/runner"
@@ -78,6 +81,11 @@ const (
 	rootfsName = "rootfs.erofs"
 	metaName   = "image.json"
 	namesDir   = "names"
+	// digestDir begins the name of an image's directory.
+	digestDir = "sha256-"
+
+	// maxMeta bounds image.json in bytes.
+	maxMeta = 1 << 20
 )
 
 // Resolve finds an image by name or digest.
@@ -102,12 +110,13 @@ func (s Store) own(ref string) (Image, error) {
 }
 
 func (s Store) resolve(ref string) (Image, error) {
+	// What begins with a dot is a name that is being made.
+	if strings.ContainsAny(ref, "/\x00") || ref == "" || strings.HasPrefix(ref, ".") {
+		return Image{}, fmt.Errorf("image %q: %w", ref, ErrNotFound)
+	}
 	dir := filepath.Join(s.Dir, namesDir, ref)
 	if hexDigits, ok := strings.CutPrefix(ref, "sha256:"); ok {
-		dir = filepath.Join(s.Dir, "sha256-"+hexDigits)
-	}
-	if strings.ContainsAny(ref, "/\x00") || ref == "" || ref == "." || ref == ".." {
-		return Image{}, fmt.Errorf("image %q: %w", ref, ErrNotFound)
+		dir = filepath.Join(s.Dir, digestDir+hexDigits)
 	}
 	dir, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,8 +133,11 @@ func (s Store) resolve(ref string) (Image, error) {
 	return i, err
 }
 
+// read reads the image in a directory. Whatever is in there, it is an image
+// that says what the directory's name says, with a root filesystem of the size
+// that it says, or an error.
 func read(dir string) (Image, error) {
-	data, err := os.ReadFile(filepath.Join(dir, metaName))
+	data, err := readMeta(filepath.Join(dir, metaName))
 	if err != nil {
 		return Image{}, fmt.Errorf("read image: %w", err)
 	}
@@ -144,10 +156,33 @@ func read(dir string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("read image: %w", err)
 	}
+	if !info.Mode().IsRegular() {
+		return Image{}, fmt.Errorf("read image %s: root filesystem is not a regular file", dir)
+	}
 	if info.Size() != i.Size {
 		return Image{}, fmt.Errorf("read image %s: root filesystem has %d bytes, not %d", dir, info.Size(), i.Size)
 	}
 	return i, nil
+}
+
+// readMeta reads a description: a regular file of bounded size. A pipe would be
+// waited for, a device read without an end.
+func readMeta(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	case info.Size() > maxMeta:
+		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxMeta)
+	}
+	return io.ReadAll(io.LimitReader(f, maxMeta))
 }
 
 // List returns the named images, by name. Images that cannot be read are
@@ -208,17 +243,20 @@ func (s Store) Remove(name string) error {
 	if err := os.Remove(filepath.Join(names, name)); err != nil {
 		return err
 	}
+	dir := filepath.Base(target)
+	if !strings.HasPrefix(dir, digestDir) {
+		return nil // the link led to no image
+	}
 	entries, err := os.ReadDir(names)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		other, err := os.Readlink(filepath.Join(names, e.Name()))
-		if err == nil && other == target && !strings.HasPrefix(e.Name(), ".") {
+		if err == nil && filepath.Base(other) == dir && !strings.HasPrefix(e.Name(), ".") {
 			return nil
 		}
 	}
-	dir := filepath.Base(target)
 	gone := filepath.Join(s.Dir, ".removed-"+dir)
 	if err := os.RemoveAll(gone); err != nil { // what a crash left
 		return err
@@ -243,7 +281,7 @@ func (i Image) Verify() error {
 
 // byInput finds an image that was built from the same input.
 func (s Store) byInput(input string) (Image, bool) {
-	dirs, _ := filepath.Glob(filepath.Join(s.Dir, "sha256-*"))
+	dirs, _ := filepath.Glob(filepath.Join(s.Dir, digestDir+"*"))
 	for _, dir := range dirs {
 		if i, err := read(dir); err == nil && i.Input == input {
 			return i, true

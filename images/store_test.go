@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
 
@@ -84,7 +85,8 @@ func TestStore(t *testing.T) {
 func TestResolveStaysInside(t *testing.T) {
 	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 	put(t, s, "a", "content", "sha256:1")
-	for _, ref := range []string{"", ".", "..", "/", "../names/a", "names/a", "/etc/passwd", "a\x00", "a/", "sha256:", "sha256:..", "sha256:../a", "sha256-", "A", "b",
+	assert.NilError(t, os.Symlink("a", filepath.Join(s.Dir, namesDir, ".b"))) // a name in the making
+	for _, ref := range []string{"", ".", "..", "/", "../names/a", "names/a", "/etc/passwd", "a\x00", "a/", "sha256:", "sha256:..", "sha256:../a", "sha256-", "A", "b", ".a", ".b",
 		strings.Repeat("x", 300), "sha256:" + strings.Repeat("0", 64)} {
 		_, err := s.Resolve(ref)
 		assert.Check(t, err != nil, "%q", ref)
@@ -209,6 +211,25 @@ func TestBrokenImages(t *testing.T) {
 			assert.NilError(t, os.Remove(filepath.Join(filepath.Dir(i.Path), metaName)))
 		}},
 		{"empty description", "unexpected end of JSON input", func(t *testing.T, i Image) { writeMeta(t, i, "") }},
+		{"description without an end", "larger than 1048576 bytes", func(t *testing.T, i Image) { writeMeta(t, i, strings.Repeat(" ", maxMeta+1)) }},
+		{"description that is a pipe", "image.json: not a regular file", func(t *testing.T, i Image) {
+			file := filepath.Join(filepath.Dir(i.Path), metaName)
+			assert.NilError(t, os.Remove(file))
+			assert.NilError(t, unix.Mkfifo(file, 0o644))
+		}},
+		{"description that is a device", "image.json: not a regular file", func(t *testing.T, i Image) {
+			file := filepath.Join(filepath.Dir(i.Path), metaName)
+			assert.NilError(t, os.Remove(file))
+			assert.NilError(t, os.Symlink("/dev/zero", file))
+		}},
+		{"root filesystem that is a directory", "root filesystem is not a regular file", func(t *testing.T, i Image) {
+			assert.NilError(t, os.Remove(i.Path))
+			assert.NilError(t, os.Mkdir(i.Path, 0o755))
+		}},
+		{"root filesystem that is a device", "root filesystem is not a regular file", func(t *testing.T, i Image) {
+			assert.NilError(t, os.Remove(i.Path))
+			assert.NilError(t, os.Symlink("/dev/zero", i.Path))
+		}},
 		{"description of another", "it says that its digest is sha256:5", func(t *testing.T, i Image) { writeMeta(t, i, `{"digest":"sha256:5","size":7}`) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -267,6 +288,19 @@ func TestRemoveBrokenImage(t *testing.T) {
 	assert.NilError(t, os.RemoveAll(filepath.Dir(i.Path)))
 	assert.NilError(t, s.Remove("a"))
 	assert.DeepEqual(t, names(t, s), []string{})
+}
+
+// A name that leads to something else than an image takes nothing with it.
+func TestRemoveOfABadName(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	i := put(t, s, "a", "content", "sha256:1")
+	for _, target := range []string{"../names", "..", ".", "../..", "/etc", "a", "../names/a", "x/.."} {
+		assert.NilError(t, os.Symlink(target, filepath.Join(s.Dir, namesDir, "b")))
+		assert.NilError(t, s.Remove("b"), target)
+		got, err := s.Resolve("a")
+		assert.NilError(t, err, target)
+		assert.Equal(t, got.Path, i.Path)
+	}
 }
 
 // Another image that is broken is no reason to remove one half.

@@ -234,10 +234,12 @@ func TestTopAcrossRestart(t *testing.T) {
 	assert.NilError(t, err)
 	assert.NilError(t, cmd.Start())
 	r := record(out)
-	defer func() {
-		_ = cmd.Process.Kill()
+	ended := sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(unix.SIGINT)
+		<-r.done
 		_ = cmd.Wait()
-	}()
+	})
+	defer ended()
 	// The columns of each line that has them.
 	lines := func() (all [][]string) {
 		for line := range strings.Lines(r.soFar()) {
@@ -272,6 +274,7 @@ func TestTopAcrossRestart(t *testing.T) {
 	all := lines()
 	assert.Equal(t, all[before][7], "-", "%s", r.soFar())
 	assert.Equal(t, all[before+1][7], "0.0", "%s", r.soFar())
+	ended()
 	assert.Equal(t, errs.String(), "")
 }
 

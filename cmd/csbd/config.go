@@ -145,7 +145,7 @@ func (a *address) Decode(s string) error {
 	}
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if !filepath.IsAbs(path) {
-			return errors.New("want an absolute path after unix:")
+			return errors.New("want an absolute path, as unix:/run/csbd/metrics.sock")
 		}
 		a.path = path
 		return nil

@@ -336,8 +336,9 @@ func failsThenHeals(t *testing.T, d *servertest.Daemon, spoil, heal func()) {
 	// Nobody has to wait for the pool's own next attempt.
 	assert.Equal(t, c.Run("print('works')").Stdout, "works\n")
 	waitFull(t, d)
+	d.Eventually(t, "readiness", func() bool { return stateOf(t, d).Ready })
 	s = stateOf(t, d)
-	assert.Check(t, s.Ready && s.Problem == "" && s.Pools[0].Problem == "", "%+v", s)
+	assert.Check(t, s.Problem == "" && s.Pools[0].Problem == "", "%+v", s)
 }
 
 // TestRemovedUnderneath takes away from a csbd that serves what it needs: its

@@ -13,9 +13,12 @@
 //	notice   "CSBN": a request is about to come. It wakes the runner, which takes
 //	         an idle sandbox a millisecond or two, and has no answer
 //	request  "CSB1", 4 bytes big-endian length, that many bytes of JSON (header),
-//	         then code, stdin and each file's content, of the lengths it states.
-//	         When it has the header the runner says that it has taken the request,
-//	         by one more ready line, which no program can have written
+//	         then code, stdin and each file's content, of the lengths it states
+//	taken    one more ready line: all of the request is there, code and files are
+//	         in place, and the program is about to start. It has not yet, so that
+//	         it cannot have written this
+//	refused  "CSB1 files\n" instead, 4 bytes big-endian length, that many bytes of
+//	         text: why code and files cannot be placed. No program runs
 //	end      on stdout: NUL "csb-end " token " ", 4 bytes big-endian length,
 //	         that many bytes of JSON (End)
 //	         on stderr: NUL "csb-end " token " "
@@ -49,6 +52,11 @@ const (
 	Path = "/csb/runner.py"
 	// Ready is the first line that a runner writes to stdout.
 	Ready = "CSB1 ready\n"
+	// refusal begins what a runner says instead of Ready to a request whose
+	// files it cannot place. It is as long.
+	refusal = "CSB1 files\n"
+	// maxReason bounds the reason that follows, in bytes.
+	maxReason = 8 << 10
 	// MaxEnd bounds the JSON of an end frame in bytes.
 	MaxEnd = 1 << 20
 
@@ -180,8 +188,6 @@ type End struct {
 	// Signal that ended the program, or 0.
 	Signal    int        `json:"signal"`
 	Exception *exception `json:"exception"`
-	// Setup is why the program could not be started: its files do not fit.
-	Setup string `json:"setup"`
 }
 
 type exception struct {
@@ -236,13 +242,54 @@ func Preload(modules []string) []string {
 
 // WaitReady reads the ready line from a sandbox's stdout.
 func WaitReady(r io.Reader) error {
-	got := make([]byte, len(Ready))
-	n, err := io.ReadFull(r, got)
-	if err != nil {
-		return fmt.Errorf("wait for the runner: %w after %q", err, got[:n])
+	line, err := readLine(r)
+	if err == nil && line != Ready {
+		err = fmt.Errorf("got %q", line)
 	}
-	if !bytes.Equal(got, []byte(Ready)) {
-		return fmt.Errorf("wait for the runner: got %q", got)
+	if err != nil {
+		return fmt.Errorf("wait for the runner: %w", err)
 	}
 	return nil
+}
+
+// WaitTaken reads from a sandbox's stdout what becomes of a request: nil if the
+// program is about to start, an isolation.SetupError if its files cannot be
+// placed.
+func WaitTaken(r io.Reader) error {
+	line, err := readLine(r)
+	switch {
+	case err == nil && line == Ready:
+		return nil
+	case err == nil && line == refusal:
+		var reason []byte
+		if reason, err = readReason(r); err == nil {
+			return &isolation.SetupError{Reason: string(reason)}
+		}
+	case err == nil:
+		err = fmt.Errorf("got %q", line)
+	}
+	return fmt.Errorf("wait for the runner to take the request: %w", err)
+}
+
+// readLine reads as many bytes as a ready line has.
+func readLine(r io.Reader) (string, error) {
+	got := make([]byte, len(Ready))
+	if n, err := io.ReadFull(r, got); err != nil {
+		return "", fmt.Errorf("%w after %q", err, got[:n])
+	}
+	return string(got), nil
+}
+
+func readReason(r io.Reader) ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxReason {
+		return nil, fmt.Errorf("a reason of %d bytes", n)
+	}
+	reason := make([]byte, n)
+	_, err := io.ReadFull(r, reason)
+	return reason, err
 }

@@ -116,12 +116,34 @@ func TestWaitReady(t *testing.T) {
 	assert.ErrorContains(t, WaitReady(strings.NewReader("Traceback (most recent")), `got "Traceback`)
 }
 
+func TestWaitTaken(t *testing.T) {
+	r := strings.NewReader(Ready + "output")
+	assert.NilError(t, WaitTaken(iotest.OneByteReader(r)))
+	rest, err := io.ReadAll(r)
+	assert.NilError(t, err)
+	assert.Equal(t, string(rest), "output")
+
+	refused := func(size uint32, reason string) io.Reader {
+		return strings.NewReader(string(binary.BigEndian.AppendUint32([]byte(refusal), size)) + reason)
+	}
+	var setup *isolation.SetupError
+	assert.Assert(t, errors.As(WaitTaken(iotest.OneByteReader(refused(7, "no room"))), &setup))
+	assert.Equal(t, setup.Reason, "no room")
+	assert.ErrorContains(t, WaitTaken(refused(maxReason+1, strings.Repeat("x", maxReason+1))), "a reason of 8193 bytes")
+	assert.ErrorIs(t, WaitTaken(refused(8, "no room")), io.ErrUnexpectedEOF)
+	assert.ErrorIs(t, WaitTaken(strings.NewReader(refusal)), io.EOF)
+	assert.ErrorIs(t, WaitTaken(strings.NewReader("")), io.EOF)
+	assert.ErrorContains(t, WaitTaken(strings.NewReader("Traceback (most recent")), `got "Traceback`)
+	// A runner that waits refuses nothing.
+	assert.ErrorContains(t, WaitReady(refused(7, "no room")), `got "CSB1 files`)
+}
+
 func TestParseEnd(t *testing.T) {
 	for in, want := range map[string]End{
 		`{}`:                              {},
 		`{"exit_code": 255}`:              {ExitCode: 255},
 		`{"signal": 64, "unknown": []}`:   {Signal: 64},
-		`{"setup": "no room"}`:            {Setup: "no room"},
+		`{"setup": "pretended"}`:          {}, // said before the program starts, or never
 		`{"exception": {"line": -3}}`:     {Exception: &exception{}},
 		`{"exception": {"type": "\ud8"}}`: {},
 	} {
@@ -171,12 +193,14 @@ func TestPreload(t *testing.T) {
 // What both sides have to say in the same words.
 func TestRunnerSpeaksTheSame(t *testing.T) {
 	for _, want := range []string{
-		`MAGIC = b"CSB1"`, `WARM = b"CSBW"`, `NOTICE = b"CSBN"`, `READY = b"CSB1 ready\n"`, `MARK = b"\x00csb-end "`,
+		`MAGIC = b"CSB1"`, `WARM = b"CSBW"`, `NOTICE = b"CSBN"`, `READY = b"CSB1 ready\n"`, `REFUSED = b"CSB1 files\n"`, `MARK = b"\x00csb-end "`,
 	} {
 		assert.Assert(t, bytes.Contains(Source, []byte(want)), "runner.py has no %s", want)
 	}
 	assert.Equal(t, string(Token("T").mark()), "\x00csb-end T ")
 	assert.Equal(t, Ready, "CSB1 ready\n")
+	assert.Equal(t, refusal, "CSB1 files\n")
+	assert.Equal(t, len(refusal), len(Ready))
 	assert.Equal(t, magic, "CSB1")
 	assert.Equal(t, magicWarm, "CSBW")
 	assert.Equal(t, magicNotice, "CSBN")

@@ -87,7 +87,9 @@ def init(child, reporter):
             reporter.send(body)
         except OSError:
             pass
-    os._exit(code)
+    # runsc ends with 128 when it fails itself, and a program can keep us from
+    # saying how it ended: that must not look like a failure of runsc.
+    os._exit(code if code != 128 else 255)
 
 
 if __name__ == "__main__":
@@ -115,6 +117,7 @@ MAGIC = b"CSB1"
 WARM = b"CSBW"
 NOTICE = b"CSBN"
 READY = b"CSB1 ready\n"
+REFUSED = b"CSB1 files\n"       # + length and text
 WORK = "/tmp/work"
 MAIN = WORK + "/main.py"
 HIDDEN = ("MALLOC_ARENA_MAX",)  # ours, not the program's
@@ -339,7 +342,6 @@ def receive(reporter, requests, stage):
         sys.stderr.write("runner: bad request frame\n")
         os._exit(70)
     header = json.loads(requests.read(requests.number()))
-    write_all(1, READY)  # it is taken
     code = requests.read(header["code"])
     stdin = requests.read(header["stdin"])
     files = [(f["path"], f["mode"], requests.read(f["size"])) for f in header["files"]]
@@ -644,8 +646,11 @@ def serve(reporter):
         for path, mode, content in files:
             place(path, mode, content)
     except OSError as e:
-        reporter.send(json.dumps({"setup": "%s: %s" % (e.filename or "files", e.strerror)}).encode())
+        reason = ("%s: %s" % (e.filename or "files", e.strerror)).encode()
+        write_all(1, REFUSED + len(reason).to_bytes(4, "big") + reason)
         os._exit(71)
+    # It is taken: what follows can be the program's doing, this cannot.
+    write_all(1, READY)
     del code
     if stdin:
         give_stdin(stdin)

@@ -90,7 +90,7 @@ func TestScannerAtEachCut(t *testing.T) {
 
 // A frame at the bound is taken, one beyond it is not.
 func TestScannerBoundsTheFrame(t *testing.T) {
-	body := `{"setup": "` + strings.Repeat("x", MaxEnd-13) + `"}`
+	body := `{"other": "` + strings.Repeat("x", MaxEnd-13) + `"}`
 	assert.Equal(t, len(body), MaxEnd)
 	s, _ := scan(t, true, endFrame(body))
 	assert.Assert(t, s.Done() && s.End() != nil)

@@ -89,7 +89,7 @@ func (r *Runtime) launch(ctx context.Context, c isolation.Class, modules []strin
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not ready after "+startTimeout.String()))
 	defer cancel()
-	s := &sandbox{id: newID(), class: c, begun: time.Now()}
+	s := &sandbox{id: newID(), class: c, litter: &r.litter, begun: time.Now()}
 	s.dir = filepath.Join(r.dir, s.id)
 	defer func() {
 		if err != nil {
@@ -151,6 +151,7 @@ type sandbox struct {
 	class  isolation.Class
 	config []byte // the OCI configuration
 	dir    string
+	litter *litter // where its directory goes if it cannot be removed
 	group  *cgroup.Group
 
 	first                 *os.Process   // with which all others die; nil before it is known
@@ -282,7 +283,7 @@ func (s *sandbox) close() error {
 	if s.group != nil {
 		errs = append(errs, s.group.Remove())
 	}
-	errs = append(errs, os.RemoveAll(s.dir))
+	errs = append(errs, s.litter.remove(s.dir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.id, err)
 	}

@@ -16,8 +16,12 @@ import (
 const pollEvery = 20 * time.Millisecond
 
 // takeTimeout bounds the time in which a waiting sandbox takes a request, which
-// it does within a millisecond or two unless the host is overloaded.
-const takeTimeout = 5 * time.Second
+// it does within a millisecond or two unless the host is overloaded. It takes
+// longer for what has to be copied: at least takeRate bytes a second.
+const (
+	takeTimeout = 5 * time.Second
+	takeRate    = 4 << 20
+)
 
 // settle bounds the time from the death of a sandbox to the end of its output.
 const settle = 10 * time.Second
@@ -51,14 +55,11 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 		s.stdin.Close()
 	}()
 	start := time.Now()
-	switch err := s.taken(ctx); {
-	case err != nil && ctx.Err() != nil:
-		res := isolation.Forced(isolation.StatusCancelled)
+	if err := s.taken(ctx, spec); err != nil {
+		res, err := s.notTaken(ctx, err)
 		res.Duration, res.Usage = time.Since(start), s.usage(cpuBefore)
-		return res, s.kill()
-	case err != nil:
 		// It may have taken it this very moment: what it does is seen by nobody.
-		return isolation.Result{}, errors.Join(fmt.Errorf("%w: %w", isolation.ErrNotTaken, err), s.kill())
+		return res, errors.Join(err, s.kill())
 	}
 	stdout := newStream(s.stdout, runner.NewScanner(token, out.Stdout, true), spec.Limits)
 	stderr := newStream(s.stderr, runner.NewScanner(token, out.Stderr, false), spec.Limits)
@@ -85,18 +86,39 @@ func (s *sandbox) Run(ctx context.Context, spec isolation.Spec, out isolation.Ou
 
 // taken waits until the runner has taken the request: a sandbox that died since
 // it was ready, or hangs, does not.
-func (s *sandbox) taken(ctx context.Context) error {
-	_ = s.stdout.SetReadDeadline(time.Now().Add(takeTimeout))
+func (s *sandbox) taken(ctx context.Context, spec isolation.Spec) error {
+	size := len(spec.Code) + len(spec.Stdin)
+	for _, f := range spec.Files {
+		size += len(f.Content)
+	}
+	_ = s.stdout.SetReadDeadline(time.Now().Add(takeTimeout + time.Duration(size)*time.Second/takeRate))
 	cancelled := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.stdout.SetReadDeadline(time.Now())
 		close(cancelled)
 	})
-	err := runner.WaitReady(s.stdout)
+	err := runner.WaitTaken(s.stdout)
 	if !stop() {
 		<-cancelled // or it would set the deadline later on
 	}
 	return errors.Join(err, s.stdout.SetReadDeadline(time.Time{}))
+}
+
+// notTaken says what it means that err kept the runner from taking the request.
+// No program has run.
+func (s *sandbox) notTaken(ctx context.Context, err error) (isolation.Result, error) {
+	var setup *isolation.SetupError
+	if errors.As(err, &setup) {
+		return isolation.Result{}, setup
+	}
+	if ctx.Err() != nil {
+		return isolation.Forced(isolation.StatusCancelled), nil
+	}
+	// Code, stdin and files are memory: another sandbox would not have more.
+	if n, oom := s.group.OOMKills(); oom == nil && n > 0 {
+		return isolation.Forced(isolation.StatusMemoryLimit), nil
+	}
+	return isolation.Result{}, fmt.Errorf("%w: %w", isolation.ErrNotTaken, err)
 }
 
 // prepare sets the control group to the request's limits and returns the CPU
@@ -184,9 +206,6 @@ func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time
 		return isolation.Forced(isolation.StatusMemoryLimit), err
 	}
 	if end := stdout.scanner.End(); end != nil {
-		if end.Setup != "" {
-			return isolation.Result{}, &isolation.SetupError{Reason: end.Setup}
-		}
 		return end.Result(), nil
 	}
 	// The streams ended without a word from the runner, or with one that makes

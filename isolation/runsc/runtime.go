@@ -36,6 +36,7 @@ type Runtime struct {
 	booter   booter
 
 	snapshots *snapshots
+	litter    litter
 }
 
 // Options say how a Runtime is set up.
@@ -148,7 +149,7 @@ func (r *Runtime) Leftovers() (directories, cgroups int) {
 
 // Close gives the state directory up. Every sandbox has to be closed before.
 func (r *Runtime) Close() error {
-	return errors.Join(r.booter.close(), r.cgroups.Close(), r.lock.Close())
+	return errors.Join(r.booter.close(), r.cgroups.Close(), r.litter.removeAll(), r.lock.Close())
 }
 
 // sweep removes what a predecessor left: processes, control groups, mounts,

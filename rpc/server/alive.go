@@ -26,7 +26,7 @@ func (s *Server) LastSuccess() time.Time { return s.health.lastSuccess() }
 // in there is nothing to watch, and Alive returns nil. It is meant for one
 // caller at a time.
 func (s *Server) Alive(ctx context.Context, within time.Duration) error {
-	if why := s.prover.unproven(); why != "" {
+	if why, _ := s.prover.unproven(); why != "" {
 		return errors.New(why)
 	}
 	if last := s.LastSuccess(); !last.IsZero() && time.Since(last) <= within {

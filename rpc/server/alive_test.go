@@ -32,6 +32,7 @@ var errLava = errors.New("the floor is lava")
 type scene struct {
 	broken, hangs  atomic.Bool
 	pulses, proofs atomic.Int64
+	says           atomic.Pointer[string] // instead of facts
 }
 
 // Take implements Source.
@@ -60,6 +61,9 @@ func (a actor) Run(ctx context.Context, spec isolation.Spec, out isolation.Outpu
 	case "proof-inside":
 		a.scene.proofs.Add(1)
 		script.Stdout = facts
+		if says := a.scene.says.Load(); says != nil {
+			script.Stdout = *says
+		}
 	case "proof-memory":
 		script.Result = isolation.Forced(isolation.StatusMemoryLimit)
 	case "proof-cpu":
@@ -88,6 +92,11 @@ func testServer(t *testing.T, s *scene, image string, log io.Writer) *Server {
 	assert.NilError(t, err)
 	return New(Config{Sandboxes: s, Images: s, Policy: p, Executions: 1, Memory: 1 << 30, Connections: 10, ConnectionsPerUser: 10,
 		Log: slog.New(slog.NewTextHandler(log, nil))})
+}
+
+func unproven(s *Server) string {
+	why, _ := s.prover.unproven()
+	return why
 }
 
 // TestAlive: a watchdog learns of a csbd that cannot execute any more, makes
@@ -168,12 +177,12 @@ func TestDoubtsAreCoalesced(t *testing.T) {
 		scene.broken.Store(true)
 		s.doubt()
 		time.Sleep(50 * time.Millisecond)
-		assert.Check(t, s.prover.unproven() != "", &log)
+		assert.Check(t, unproven(s) != "", &log)
 		time.Sleep(time.Hour)
-		assert.Check(t, s.prover.unproven() != "", &log)
+		assert.Check(t, unproven(s) != "", &log)
 		scene.broken.Store(false)
 		time.Sleep(lastProofBackoff + time.Second)
-		assert.Equal(t, s.prover.unproven(), "", &log)
+		assert.Equal(t, unproven(s), "", &log)
 		cancel()
 		<-ended
 	})
@@ -251,11 +260,52 @@ func TestEndlessProof(t *testing.T) {
 		scene.hangs.Store(true)
 		_, err := s.Prove(told, true)
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Equal(t, s.prover.unproven(), "")
+		assert.Equal(t, unproven(s), "")
 		start := time.Now()
 		_, err = s.Prove(t.Context(), true)
 		assert.ErrorContains(t, err, "did not end within")
 		assert.Equal(t, time.Since(start), proofTime)
-		assert.Check(t, s.prover.unproven() != "")
+		assert.Check(t, unproven(s) != "")
+	})
+}
+
+// TestRefusesWhenBroken: while isolation is shown not to work, or nothing shows
+// that it does, nothing is executed; while no sandbox can be started whoever asks
+// may try, and csbd notices that it works again before its next own attempt.
+func TestRefusesWhenBroken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scene := &scene{}
+		s := testServer(t, scene, "python", io.Discard)
+		scene.broken.Store(true)
+		_, err := s.Prove(t.Context(), true)
+		assert.ErrorIs(t, err, errLava)
+		why, refuse := s.prover.unproven()
+		assert.Check(t, why != "" && !refuse)
+		scene.broken.Store(false)
+		for _, said := range []string{"", facts + "CapEff\tffff\n"} {
+			scene.says.Store(&said)
+			_, err = s.Prove(t.Context(), false)
+			assert.Check(t, err != nil)
+			why, refuse = s.prover.unproven()
+			assert.Check(t, why != "" && refuse, "%q", said)
+		}
+		scene.says.Store(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		scene.broken.Store(true)
+		_, err = s.Prove(t.Context(), true)
+		assert.ErrorIs(t, err, errLava)
+		go func() {
+			defer close(ended)
+			s.KeepProving(ctx, 0)
+		}()
+		time.Sleep(10 * time.Minute) // by now it waits a minute
+		scene.broken.Store(false)
+		s.doubt() // as an execution does that works
+		time.Sleep(doubtRest + time.Second)
+		assert.Equal(t, unproven(s), "")
+		cancel()
+		<-ended
 	})
 }

@@ -43,7 +43,7 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	if s.Audit != nil {
 		line.program(spec)
 	}
-	if why := s.prover.unproven(); why != "" {
+	if why, refuse := s.prover.unproven(); refuse {
 		log.Error("execution refused", "problem", why)
 		return nil, internal(id)
 	}
@@ -110,6 +110,9 @@ func (c *connection) execute(ctx context.Context, profile *policy.Profile, m *me
 	switch {
 	case err == nil && ownEnd(result):
 		s.health.succeeded()
+		if why, _ := s.prover.unproven(); why != "" {
+			s.doubt()
+		}
 	case err != nil && !errors.As(err, &setup):
 		// The program may have done it to its sandbox, or the host is broken: one
 		// of our own programs shows which.

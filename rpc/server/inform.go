@@ -57,7 +57,7 @@ func (s *Server) status(p peer) rpc.Status {
 	out.Version = s.Version
 	out.Uptime = time.Since(s.started).Seconds()
 	out.Ready, out.Problem = s.health.read()
-	if why := s.prover.unproven(); why != "" {
+	if why, _ := s.prover.unproven(); why != "" {
 		out.Ready, out.Problem = false, why
 	}
 	out.PolicyGeneration = s.generation.Load()

@@ -40,7 +40,8 @@ type prover struct {
 
 	mu      sync.Mutex
 	flight  *flight
-	problem string // why csbd refuses executions, "" if it does not
+	problem string // why csbd is not ready, "" if it is
+	broken  bool   // isolation is: csbd refuses executions
 	deep    bool   // a thorough proof found it: only another one can clear it
 	report  rpc.Doctor
 	made    time.Time // when report was; zero for never
@@ -51,11 +52,13 @@ func newProver() *prover {
 	return &prover{one: make(chan struct{}, 1), failed: make(chan struct{}, 1), doubts: make(chan struct{}, 1)}
 }
 
-// unproven says why executions have to be refused, or "".
-func (p *prover) unproven() string {
+// unproven says why csbd is not ready, or "". refuse says that a program has
+// shown that isolation does not work, or has not shown that it does; else none
+// could be run, and whoever asks may as well try.
+func (p *prover) unproven() (why string, refuse bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.problem
+	return p.problem, p.broken
 }
 
 // Prove makes the checks of package proof under every profile whose default
@@ -79,7 +82,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	report := rpc.Doctor{OK: true, Checks: []rpc.DoctorCheck{}}
 	start := time.Now()
 	var failed error
-	problem := ""
+	problem, broken := "", false
 	proved := false
 	ended := false // the checks that end a program are made for one profile: they are the host's
 	for _, profile := range s.policy.Load().Profiles() {
@@ -108,6 +111,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 		}
 		for _, c := range proof.Failures(checks) {
 			report.OK = false
+			broken = broken || c.Err == nil
 			s.Log.Error("self-test failed", "profile", profile.Name, "check", c.Name, "cause", c.Cause, "fix", c.Fix, "error", c.Err)
 			if failed == nil {
 				problem = fmt.Sprintf("the self-test of profile %s failed: %s: %s", profile.Name, c.Name, c.Cause)
@@ -124,7 +128,7 @@ func (s *Server) prove(ctx context.Context, thorough bool) (rpc.Doctor, error) {
 	}
 	report.Duration = time.Since(start).Seconds()
 	s.prover.mu.Lock()
-	s.prover.problem, s.prover.deep = problem, problem != "" && thorough
+	s.prover.problem, s.prover.broken, s.prover.deep = problem, broken, problem != "" && thorough
 	if failed == nil && proved {
 		s.prover.passed = time.Now()
 	}
@@ -195,7 +199,8 @@ func wireCheck(profile string, c proof.Check) rpc.DoctorCheck {
 }
 
 // doubt has a proof made soon: an execution has failed, and the program may not
-// be to blame. It never waits.
+// be to blame, or one has worked although csbd takes itself to be unready. It
+// never waits.
 func (s *Server) doubt() {
 	select {
 	case s.prover.doubts <- struct{}{}:
@@ -214,7 +219,7 @@ func (s *Server) KeepProving(ctx context.Context, every time.Duration) {
 	for {
 		var due time.Time // zero is never
 		thorough := true
-		if s.prover.unproven() != "" {
+		if why, _ := s.prover.unproven(); why != "" {
 			due = time.Now().Add(backoff)
 			backoff = min(2*backoff, lastProofBackoff)
 		} else {
@@ -222,9 +227,9 @@ func (s *Server) KeepProving(ctx context.Context, every time.Duration) {
 			if every > 0 {
 				due = last.Add(every)
 			}
-			if doubted && (due.IsZero() || rested.Before(due)) {
-				due, thorough = rested, false
-			}
+		}
+		if doubted && (due.IsZero() || rested.Before(due)) {
+			due, thorough = rested, false
 		}
 		var timer <-chan time.Time
 		if !due.IsZero() {

@@ -18,7 +18,7 @@ const (
 	flooder, floodClients = 42077, 40
 	// fairnessFactor is the most that the flood may make the p99 of the other
 	// user worse: docs/operations.md says why it is not 1.
-	fairnessFactor = 12
+	fairnessFactor = 10
 )
 
 // fairness is what one user's flood does to another, who asks for one execution

@@ -1,5 +1,7 @@
 package hostile_test
 
+import "syscall"
+
 // bombs use up whatever can be used up.
 var bombs = []program{
 	// Processes.
@@ -45,7 +47,8 @@ var bombs = []program{
 		            else: os.setpgid(0, 0)
 		    except OSError: pass
 		`},
-	{name: "zombies", stdout: lines("31", "0"), code: `
+	// What dead processes had is given back when the guest kernel comes to it.
+	{name: "zombies", limits: limits{"memory": "128MiB"}, stdout: lines("31", "0"), code: `
 		children = []
 		try:
 		    while len(children) < 1000: children.append(fork(int))
@@ -133,6 +136,45 @@ var bombs = []program{
 		        n += 1
 		except OSError as e: print(errno.errorcode[e.errno])
 		`},
+	{name: "many small mappings", limits: within("10s"), ends: []end{ok, memoryLimit, memoryError, timeout}, stdout: `^$|^\d+\n$`, stderr: noise, code: `
+		size = 48 << 20
+		m = call("mmap", None, ctypes.c_size_t(size), 3, 0x4022, -1, 0)
+		n = 0
+		for at in range(m, m + size, 8192):
+		    call("mprotect", ctypes.c_void_p(at), ctypes.c_size_t(4096), 1)
+		    n += 1
+		print(n)
+		`},
+	{name: "memory that is locked", stdout: lines("one ENOMEM", "all ENOMEM", "mapped EAGAIN"), code: `
+		m = mmap.mmap(-1, 32 << 20)
+		attempt("one", call, "mlock", ctypes.byref(ctypes.c_char.from_buffer(m)), ctypes.c_size_t(32 << 20))
+		attempt("all", call, "mlockall", 3)
+		attempt("mapped", call, "mmap", None, ctypes.c_size_t(32 << 20), 3, 0x2022, -1, 0)
+		`},
+	{name: "mappings where none may be", stdout: lines("low ENOMEM", "kernel ENOMEM", "vsyscall ENOMEM", "grown ENOMEM"), code: `
+		libc.mremap.restype = ctypes.c_void_p
+		attempt("low", call, "mmap", None, ctypes.c_size_t(4096), 3, 0x32, -1, 0)
+		attempt("kernel", call, "mmap", ctypes.c_void_p(0xffff800000000000), ctypes.c_size_t(4096), 3, 0x32, -1, 0)
+		attempt("vsyscall", call, "mprotect", ctypes.c_void_p(0xffffffffff600000), ctypes.c_size_t(4096), 7)
+		m = call("mmap", None, ctypes.c_size_t(4096), 3, 0x22, -1, 0)
+		attempt("grown", call, "mremap", ctypes.c_void_p(m), ctypes.c_size_t(4096), ctypes.c_size_t(1 << 40), 1)
+		`},
+	{name: "huge arguments", stdout: lines("one ENAMETOOLONG", "many ENAMETOOLONG", "environment ENAMETOOLONG"), code: `
+		attempt("one", os.execve, "/bin/true", ["true", "x" * (1 << 20)], {})
+		attempt("many", os.execve, "/bin/true", ["true"] + ["x" * 131071] * 40, {})
+		attempt("environment", os.execve, "/bin/true", ["true"], {str(n): "x" * 131000 for n in range(40)})
+		`},
+	{name: "programs that are none", stdout: lines("itself ELOOP", "far EACCES", "broken ENOEXEC", "large ENOMEM"), code: `
+		def program(name, content):
+		    with open(name, "wb") as f: f.write(content)
+		    os.chmod(name, 0o755)
+		    attempt(name, os.execv, "./" + name, [name])
+		program("itself", b"#!/tmp/work/itself\n")
+		program("far", b"#!" + b"/" * 5000)
+		program("broken", b"\x7fELF" + b"\xff" * 60)
+		program("large", b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<2HI3QI6H", 2, 62, 1, 0x400000, 64, 0, 0, 64, 56, 1, 0, 0, 0) +
+		    struct.pack("<2I6Q", 1, 7, 0, 0x400000, 0x400000, 200, 1 << 46, 4096))
+		`},
 	{name: "anonymous files", ends: one(memoryLimit), stderr: noise, code: `
 		while True:
 		    fd = os.memfd_create("x")
@@ -180,6 +222,25 @@ var bombs = []program{
 		        try: fill()
 		        except OSError: forever()
 		time.sleep(3)
+		`},
+	{name: "sockets of many processes", limits: within("5s"), ends: []end{memoryLimit, ok}, stderr: noise, code: `
+		def bomb():
+		    keep = []
+		    try:
+		        while True: keep.append(socket.socketpair(type=socket.SOCK_DGRAM))
+		    except OSError: forever()
+		for _ in range(28): fork(bomb)
+		time.sleep(2)
+		`},
+	{name: "pipes that share their pages", stdout: lines("tee EMFILE"), code: `
+		r, w = os.pipe()
+		os.write(w, b"x" * 4096)
+		keep = []
+		def bomb():
+		    while True:
+		        keep.append(os.pipe())
+		        syscall(276, r, keep[-1][1], 4096, 0)
+		attempt("tee", bomb)
 		`},
 	{name: "descriptors in flight", limits: within("2s"), ends: []end{ok, timeout, memoryLimit, memoryError, exits(1)}, stdout: noise, stderr: noise, code: `
 		import array
@@ -302,6 +363,57 @@ var bombs = []program{
 		attempt("size", os.ftruncate, f.fileno(), 1 << 60)
 		attempt("allocate", os.posix_fallocate, f.fileno(), 0, 1 << 40)
 		`},
+	{name: "both disks, and memory besides", limits: limits{"disk": "64MiB"}, ends: one(memoryLimit), stdout: lines("/tmp/x ENOSPC", "/dev/shm/x ENOSPC"), stderr: noise, code: `
+		def fill(path):
+		    with open(path, "wb", 0) as f:
+		        while True: f.write(b"x" * 65536)
+		attempt("/tmp/x", fill, "/tmp/x")
+		attempt("/dev/shm/x", fill, "/dev/shm/x")
+		for _ in range(6): fork(lambda: (bytearray(b"x" * (30 << 20)), forever()))
+		forever()
+		`},
+	{name: "a byte in each of many files", limits: within("10s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^files ENOSPC\n$`, stderr: noise, code: `
+		def bomb():
+		    n = 0
+		    while True:
+		        with open("f%d" % n, "wb") as f: f.write(b"x")
+		        n += 1
+		attempt("files", bomb)
+		`},
+	{name: "a byte in each gibibyte of a file", limits: within("10s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^bytes ENOSPC\n$`, stderr: noise, code: `
+		fd = os.open("/dev/shm/x", os.O_CREAT | os.O_RDWR)
+		os.ftruncate(fd, 1 << 50)
+		def bomb():
+		    n = 0
+		    while True:
+		        os.pwrite(fd, b"x", n << 30)
+		        n += 1
+		attempt("bytes", bomb)
+		`},
+	{name: "a large sparse file in memory", ends: one(dies(syscall.SIGBUS)), stdout: lines("all of it ENOMEM"), code: `
+		f = open("x", "w+b")
+		os.ftruncate(f.fileno(), 1 << 50)
+		attempt("all of it", mmap.mmap, f.fileno(), 1 << 50)
+		m = mmap.mmap(f.fileno(), 32 << 20)
+		for at in range(0, len(m), 4096): m[at] = 1
+		`},
+	{name: "long symbolic links", limits: within("10s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^links ENOSPC\n$`, stderr: noise, code: `
+		def bomb():
+		    n = 0
+		    while True:
+		        os.symlink("x" * 4000, "/dev/shm/%d" % n)
+		        n += 1
+		attempt("links", bomb)
+		`},
+	{name: "attributes of many files", limits: within("10s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^attributes [A-Z]+\n$`, stderr: noise, code: `
+		def bomb():
+		    n = 0
+		    while True:
+		        open("/dev/shm/%d" % n, "w").close()
+		        os.setxattr("/dev/shm/%d" % n, "user.x", b"x" * 65536)
+		        n += 1
+		attempt("attributes", bomb)
+		`},
 	{name: "extended attributes", limits: within("3s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^attributes [A-Z]+\n$`, stderr: noise, code: `
 		open("x", "w").close()
 		def bomb():
@@ -399,17 +511,17 @@ var bombs = []program{
 		zero = os.open("/dev/zero", os.O_RDONLY)
 		while True: os.sendfile(1, zero, None, 1 << 30)
 		`},
-	{name: "output past a limit that kills", strict: true, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
+	{name: "output past a limit that kills", as: strict, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
 		while True: os.write(1, b"x" * 4096)
 		`},
-	{name: "output past a limit that kills, by children", strict: true, ends: one(outputLimit), cut: true, stderr: `^x+$`, code: `
+	{name: "output past a limit that kills, by children", as: strict, ends: one(outputLimit), cut: true, stderr: `^x+$`, code: `
 		stubborn()
 		def flood():
 		    while True: os.write(2, b"x" * 4096)
 		for _ in range(8): fork(flood)
 		forever()
 		`},
-	{name: "output past a limit that kills, and a quick end", strict: true, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
+	{name: "output past a limit that kills, and a quick end", as: strict, ends: one(outputLimit), cut: true, stdout: `^x+$`, code: `
 		sys.stdout.write("x" * 80000)
 		sys.stdout.flush()
 		os._exit(0)
@@ -420,6 +532,26 @@ var bombs = []program{
 		signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
 		os.kill(os.getpid(), signal.SIGUSR1)
 		while True: pass
+		`},
+	{name: "timers without an end", limits: within("10s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^timers E[A-Z]+\n$`, stderr: noise, code: `
+		event = (ctypes.c_char * 64).from_buffer_copy(struct.pack("qii48x", 0, signal.SIGALRM, 1))
+		def bomb():
+		    while True: call("timer_create", 1, event, ctypes.byref(ctypes.c_void_p()))
+		attempt("timers", bomb)
+		`},
+	{name: "timers as descriptors", limits: within("1s"), ends: []end{timeout, cpuLimit}, code: `
+		for _ in range(200): syscall(286, syscall(283, 1, 0), 0, struct.pack("4q", 0, 1, 0, 1), None)
+		while True: pass
+		`},
+	{name: "events of inotify", limits: within("1s"), ends: one(timeout), code: `
+		syscall(254, syscall(294, 0), b"/tmp/work", 0xfff)
+		while True: open("x", "w").close()
+		`},
+	{name: "signals to the process group", limits: within("1s"), ends: []end{timeout, memoryLimit, dies(10), dies(12)}, stderr: noise, code: `
+		for n in (10, 12): signal.signal(n, lambda *_: None)
+		for _ in range(3): os.fork()
+		while True:
+		    for n in (10, 12): os.killpg(0, n)
 		`},
 	{name: "signals in a queue", limits: within("3s"), ends: []end{ok, timeout, memoryLimit}, stdout: `^$|^queue EAGAIN\n$`, stderr: noise, code: `
 		signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 65))

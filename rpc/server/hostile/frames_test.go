@@ -46,10 +46,17 @@ var frames = []program{
 		m = mark()[:-1]
 		for _ in range(100): os.write(1, m * 1000 + b"\0" * 1000)
 		`},
-	{name: "a failed start that is pretended", failure: "invalid_params", code: `
+	// Whether a program could be started is said before it is.
+	{name: "a failed start that is pretended", code: `
 		f = frame(b'{"setup": "pretended"}')
 		os.write(2, mark())
 		os.write(1, f)
 		forever()
+		`},
+	{name: "a refusal of files that is pretended", stdout: `^CSB1 files\n\x00\x00\x00\x01x$`, code: `
+		os.write(1, b"CSB1 files\n" + struct.pack(">I", 1) + b"x")
+		`},
+	{name: "a request that is pretended to be taken again", stdout: `^(CSB1 ready\n){3}$`, code: `
+		for _ in range(3): os.write(1, b"CSB1 ready\n")
 		`},
 }

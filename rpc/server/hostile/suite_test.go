@@ -25,8 +25,8 @@ import (
 const (
 	// clients at a time, each with one program.
 	clients = 3
-	// ready sandboxes of the pool.
-	ready = 3
+	// ready sandboxes of the pools.
+	ready = 5
 	// share is the part of the programs that runs unless all are asked for.
 	share = 4
 	// bound is what an answer may take longer than the program's timeout. It
@@ -39,7 +39,7 @@ const (
 
 // The limits are small, so that all programs together take minutes. Nothing
 // but the timeout depends on how fast the machine is. One profile ends programs
-// that write too much.
+// that write too much, one has no seccomp profile.
 const policy = `version: 1
 profiles:
   default:
@@ -58,15 +58,29 @@ profiles:
     output: {default: 64KiB, max: 16MiB}
     output_exceeded: kill
     processes: {default: 32, max: 256}
+  unconfined:
+    timeout: {default: 20s, max: 60s}
+    memory: {default: 64MiB, max: 256MiB}
+    disk: {default: 16MiB, max: 64MiB}
+    output: {default: 64KiB, max: 16MiB}
+    processes: {default: 32, max: 256}
+    seccomp: unconfined
 rules:
   - {user: 0, profile: default}
   - {user: 4711, profile: strict}
-pools: [{image: python, profile: default, ready: 3, max: 3}]
+  - {user: 4712, profile: unconfined}
+pools:
+  - {image: python, profile: default, ready: 3, max: 3}
+  - {image: python, profile: unconfined, ready: 2, max: 2}
 `
 
-// strict is a caller whose programs are ended when they write too much, and
-// the one whose program is the neighbour of others.
-var strict = syscall.Credential{Uid: 4711, Gid: 4711}
+// Callers besides root. strict is one whose programs are ended when they write
+// too much, and the one whose program is the neighbour of others; unconfined one
+// whose programs have no seccomp profile: gVisor alone has to refuse them.
+var (
+	strict     = syscall.Credential{Uid: 4711, Gid: 4711}
+	unconfined = syscall.Credential{Uid: 4712, Gid: 4712}
+)
 
 // An area is programs of one intention.
 type area struct {
@@ -86,12 +100,10 @@ type program struct {
 	stdin  string
 	files  map[string]string
 	limits map[string]any
-	strict bool // as the caller of that name
+	as     syscall.Credential // who sends it; the zero value is root
 
 	// ends are those that are permitted; none means that it is ok.
 	ends []end
-	// failure is the kind of error that is the answer instead.
-	failure string
 	// stdout and stderr are regular expressions for all of the output, in which
 	// a dot is any character; empty means no output.
 	stdout, stderr string
@@ -152,6 +164,8 @@ var areas = []area{
 	{name: "processes", programs: processes},
 	{name: "frames", programs: frames},
 	{name: "kernel", programs: kernel},
+	{name: "kernel without seccomp", programs: unfiltered},
+	{name: "inside", programs: inside},
 	{name: "host", programs: host, neighbour: neighbour},
 	{name: "next caller", programs: nextCaller},
 }
@@ -209,8 +223,8 @@ func (w *world) attack(t *testing.T, a area) {
 // run runs a program, and then another.
 func (w *world) run(t *testing.T, p program) {
 	var c *servertest.Conn
-	if p.strict {
-		c = w.csbd.As(t, strict)
+	if p.as.Uid != 0 {
+		c = w.csbd.As(t, p.as)
 	} else {
 		c = w.csbd.Dial(t)
 	}
@@ -218,12 +232,7 @@ func (w *world) run(t *testing.T, p program) {
 	answer := c.Call("execute", w.request(p.code, p))
 	took := time.Since(start)
 	w.reveals(t, answer)
-	if p.failure != "" {
-		answer.Failed(t, p.failure)
-	} else {
-		r := answer.Executed(t)
-		p.check(t, r, took)
-	}
+	p.check(t, answer.Executed(t), took)
 	c.Close()
 	w.next(t, p)
 }
@@ -305,17 +314,20 @@ func (w *world) rests(t *testing.T) {
 	c := w.csbd.Dial(t)
 	defer c.Close()
 	var status rpc.Status
-	w.csbd.Eventually(t, "a pool that is as it was", func() bool {
+	w.csbd.Eventually(t, "pools that are as they were", func() bool {
 		status = rpc.Status{}
 		c.Call("status", nil).Decode(t, &status)
-		if status.Running != 0 || status.Queued != 0 || len(status.Pools) != 1 {
-			return false
+		kept, starting := 0, 0
+		for _, p := range status.Pools {
+			kept, starting = kept+p.Ready, starting+p.Starting
 		}
-		p := status.Pools[0]
-		return p.Ready == ready && p.Starting == 0 && w.csbd.Sandboxes() == ready && w.groups() == w.hierarchies*ready && w.sentries() == ready
+		return status.Running == 0 && status.Queued == 0 && kept == ready && starting == 0 &&
+			w.csbd.Sandboxes() == ready && w.groups() == w.hierarchies*ready && w.sentries() == ready
 	})
 	assert.Check(t, status.Ready, "%+v", status)
-	assert.Check(t, cmp.Equal(status.Pools[0].Failed, int64(0)))
+	for _, p := range status.Pools {
+		assert.Check(t, cmp.Equal(p.Failed, int64(0)))
+	}
 }
 
 // groups counts the control groups of sandboxes, of all hierarchies.

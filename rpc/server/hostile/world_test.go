@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	w.csbd = servertest.Start(t, servertest.Options{Policy: policy, Env: []string{"CSBD_SOCKET_MODE=0666", "HOSTILE_CANARY=" + w.canaries["environment"]}})
 	w.args = []string{file, w.csbd.Socket, strconv.Itoa(port), abstract, socket,
 		strconv.Itoa(process), strconv.Itoa(w.csbd.Pid), strings.Join(addresses(t), ","), w.caller}
-	w.csbd.Eventually(t, "a full pool", func() bool { return w.sentries() == ready })
+	w.csbd.Eventually(t, "full pools", func() bool { return w.sentries() == ready })
 	w.hierarchies = len(w.csbd.Cgroups())
 	w.rests(t)
 	return w

@@ -299,7 +299,7 @@ func (w *watched) alerts(t *testing.T, data []byte) {
 	for _, group := range rules.Groups {
 		assert.Check(t, group.Name != "")
 		for _, r := range group.Rules {
-			assert.Check(t, model.LabelName(r.Alert).IsValid() && strings.HasPrefix(r.Alert, "Csbd") && !names[r.Alert], r.Alert)
+			assert.Check(t, model.LegacyValidation.IsValidLabelName(r.Alert) && strings.HasPrefix(r.Alert, "Csbd") && !names[r.Alert], r.Alert)
 			names[r.Alert] = true
 			if r.For != "" {
 				_, err := model.ParseDuration(r.For)
