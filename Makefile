@@ -21,10 +21,15 @@ help: ## list the targets
 .PHONY: build
 build: bin/csbd bin/csbctl bin/csbd-sentry bin/runsc ## build csbd, its sentry, csbctl and the pinned runsc into bin/
 
-bin/csbd bin/csbctl &: $(GO_SOURCES)
+# Changes when what the programs say of themselves does.
+bin/.version: FORCE
+	@mkdir -p bin; echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' >$@
+FORCE:
+
+bin/csbd bin/csbctl &: $(GO_SOURCES) bin/.version
 	@echo "== building csbd and csbctl"
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbd ./cmd/csbd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/csbctl ./cmd/csbctl
 
 # gVisor as its own release build has it: its module, with the seccomp filters
 # compiled. Everything else in it is untouched.
@@ -53,7 +58,8 @@ bin/runsc: build/gvisor.mod
 TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
 # The race detector needs a C compiler.
 TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate \
-	docker.io:dockerd zsh:zsh fish:fish man-db:man groff-base:groff mandoc:mandoc
+	docker.io:dockerd zsh:zsh fish:fish man-db:man groff-base:groff mandoc:mandoc \
+	lintian:lintian rpm:rpm cpio:cpio
 
 define install
 	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
@@ -92,7 +98,7 @@ container: build image ## build the container image csbd:latest with docker (doc
 	docker build --tag csbd:latest --tag csbd:$(VERSION) dist/container
 
 .PHONY: test
-test: build test-deps image ## run every test, those with real sandboxes included
+test: build test-deps image packages ## run every test, those with real sandboxes included
 	@echo "== tests (race detector on; about six minutes)"
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
@@ -117,6 +123,7 @@ soak: build image ## mixed load with hard deaths, SOAK executions (2000), some t
 bin/nfpm: packaging/nfpm.mod packaging/nfpm.sum
 	go build -modfile=packaging/nfpm.mod -trimpath -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
+FORMATS := deb rpm
 # Their date is the commit's, so that the same commit gives the same bytes.
 packages: export PACKAGE_VERSION = $(VERSION)
 packages: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
@@ -125,11 +132,23 @@ packages: export RUNNER = $(shell sha256sum isolation/runner/runner.py | cut -c1
 packages: build image bin/nfpm ## build .deb and .rpm into dist/
 	rm -rf dist && mkdir dist
 	packaging/stage.sh
-	for format in deb rpm; do \
+	for format in $(FORMATS); do \
 		bin/nfpm package -f packaging/nfpm.yaml -p $$format -t dist/; \
 		bin/nfpm package -f packaging/nfpm-image.yaml -p $$format -t dist/; \
 	done
 	rm -rf dist/stage
+
+# Everything is compiled anew in a clone: another path, no cache, no file that
+# is not in git. Only the image is shared: it is Debian's of its day.
+.PHONY: packages-reproducible
+packages-reproducible: packages ## build the packages once more, elsewhere, and compare (some six minutes)
+	@[[ $(VERSION) != *.dirty ]] || { echo "there are changes that are not committed"; exit 1; }
+	@dir=$$(mktemp -d); trap 'chmod -R u+w "$$dir"; rm -rf "$$dir"' EXIT; \
+	git clone -q . "$$dir/somewhere-else"; \
+	GOCACHE="$$dir/cache" CSBD_IMAGE_DIR='$(CSBD_IMAGE_DIR)' $(MAKE) -C "$$dir/somewhere-else" packages; \
+	for f in bin/csbd bin/csbctl bin/csbd-sentry bin/runsc dist/*; do \
+		cmp "$$f" "$$dir/somewhere-else/$$f"; sha256sum "$$f"; \
+	done
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

@@ -18,10 +18,11 @@ import (
 // measures with the monotonic clock, so that neither a limit nor a queue nor a
 // pause gets shorter or longer.
 var wallClock = map[string]string{
-	"isolation/runsc/filestate.go: ModTime": "compared with itself: whether a file has changed",
-	"isolation/runsc/snapshot.go: Made":     "the age of a snapshot of an earlier csbd: at worst it is made anew too early, or a while later",
-	"rpc/server/record.go: Time":            "what the audit says",
-	"images/store.go: Created":              "what an image says of itself",
+	"isolation/runsc/filestate.go: ModTime":  "compared with itself: whether a file has changed",
+	"isolation/runsc/snapshot.go: Made":      "the age of a snapshot of an earlier csbd: at worst it is made anew too early, or a while later",
+	"rpc/server/record.go: Time":             "what the audit says",
+	"images/store.go: Created":               "what an image says of itself",
+	"rpc/server/metrics/state.go: UnixMicro": "what a scrape says; Prometheus compares it with a clock of its own",
 }
 
 // TestClockJumps: nobody can set the clock of a machine that tests share; but a

@@ -24,14 +24,16 @@ put 755 /usr/lib/csbd bin/csbd-sentry bin/runsc
 put 644 /usr/lib/systemd/system packaging/systemd/csbd.socket packaging/systemd/csbd.service
 put 755 /usr/lib/systemd/system-generators packaging/systemd/csbd-generator
 put 644 /usr/share/doc/csbd/examples packaging/systemd/examples/*
+put 644 /usr/share/doc/csbd/examples/grafana packaging/grafana/*.json
+put 644 /usr/share/doc/csbd/examples/prometheus packaging/prometheus/*.yaml
 put 644 /usr/lib/systemd/system-preset packaging/systemd/90-csbd.preset
 put 644 /usr/share/csbd/images/python images/python/pyproject.toml
+# What the policy's "seccomp: default" is, for who wants to write their own.
+put 644 /usr/share/csbd/seccomp "$(go list -m -f '{{.Dir}}' github.com/moby/profiles/seccomp)/default.json"
 install -D -m 644 packaging/systemd/csbd.sysusers "$stage/usr/lib/sysusers.d/csbd.conf"
 install -D -m 644 packaging/systemd/csbd.tmpfiles "$stage/usr/lib/tmpfiles.d/csbd.conf"
 
-if [[ -d packaging/systemd/user ]]; then
-	put 644 /usr/lib/systemd/user packaging/systemd/user/*
-fi
+put 644 /usr/lib/systemd/user packaging/systemd/user/*
 for page in packaging/man/*.[1-9]; do
 	[[ -e $page ]] || continue
 	section=$stage/usr/share/man/man${page##*.}

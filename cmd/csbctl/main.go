@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 			o.socket = getenv("CSBD_SOCKET")
 		}
 		if o.socket == "" {
-			o.socket = "/run/csbd/csbd.sock"
+			o.socket = defaultSocket(systemSocket, ownSocket(getenv))
 		}
 		var code int
 		if code, err = o.dispatch(ctx, flags.Args(), streams{stdin, stdout, stderr}, getenv); err == nil {
@@ -141,7 +141,7 @@ func (o *options) dispatch(ctx context.Context, args []string, s streams, getenv
 
 func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("csbctl", flag.ContinueOnError)
-	f.StringVar(&o.socket, "socket", "", "`path` of csbd's socket (default $CSBD_SOCKET, then /run/csbd/csbd.sock)")
+	f.StringVar(&o.socket, "socket", "", "`path` of csbd's socket (default $CSBD_SOCKET, then /run/csbd/csbd.sock, then your own csbd's)")
 	f.BoolVar(&o.json, "json", false, "print JSON, which results are anyway")
 	f.BoolVar(&o.raw, "raw", false, "copy the program's stdout and stderr instead of printing JSON")
 	f.Func("c", "Python `code` to run", func(s string) error {

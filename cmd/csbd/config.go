@@ -56,6 +56,8 @@ type config struct {
 	StopTimeout        time.Duration `split_words:"true" default:"20s" desc:"how long running executions may go on after SIGTERM"`
 	LogLevel           slog.Level    `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 	LogFormat          logFormat     `split_words:"true" default:"auto" desc:"text, json, journal, or auto: journal where stderr is the journal, else text"`
+
+	ownPolicy bool // nobody said which: see loadPolicy
 }
 
 type fileMode fs.FileMode
@@ -174,6 +176,11 @@ func readConfig() (config, error) {
 		}
 		return c, fmt.Errorf("environment: %w", err)
 	}
+	if uid := os.Geteuid(); uid != 0 {
+		if err := c.ofUser(uid, os.LookupEnv); err != nil {
+			return c, fmt.Errorf("environment: %w", err)
+		}
+	}
 	for _, v := range []struct{ name, value string }{{"SOCKET", c.Socket}, {"POLICY", c.Policy}, {"STATE_DIR", c.StateDir}} {
 		if v.value == "" {
 			return c, fmt.Errorf("environment: CSBD_%s is empty", v.name)
@@ -255,7 +262,9 @@ const usage = `csbd runs Python programs for local callers, each in a gVisor san
   csbd image remove NAME  remove an image
   csbd version            print versions: csbd, commit, runsc, protocol, Go, csbd-sentry
 
-It is configured by its environment:
+It is configured by its environment. Run by an ordinary user it has other
+defaults: $XDG_RUNTIME_DIR/csbd/csbd.sock (mode 0600), ~/.local/state/csbd, and
+~/.config/csbd/policy.yaml if that exists; see docs/operations.md.
 
 `
 

@@ -25,14 +25,19 @@ var kept = map[uintptr]string{
 
 // confine gives up, for csbd and everything that it starts, whatever root can
 // do that csbd does not. What a program executed by root may do is its bounding
-// set: csbd lowers it, on one thread, and executes itself again.
+// set: csbd lowers it, on one thread, and executes itself again. An ordinary
+// user has no more to give up than set-user-ID programs.
 func confine() error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	dropped := false
+	if os.Geteuid() != 0 {
+		has, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+		if err != nil || has == 1 {
+			return err
+		}
+		return again()
+	}
 	for c := uintptr(0); ; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
@@ -52,6 +57,11 @@ func confine() error {
 	if !dropped {
 		return nil
 	}
+	return again()
+}
+
+// again executes csbd anew, as what this thread may be.
+func again() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}

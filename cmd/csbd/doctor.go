@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/fcarli/codesandbox/isolation/runsc"
+	"github.com/fcarli/codesandbox/isolation/runsc/spawner"
 	"github.com/fcarli/codesandbox/policy"
 	"github.com/fcarli/codesandbox/rpc"
 	"github.com/fcarli/codesandbox/rpc/server"
@@ -42,6 +42,9 @@ func doctor(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	return err
 }
 
+// namespacesFix is for hosts where no setting that we know of is in the way.
+const namespacesFix = "change the setting that the cause names; in a container, have its seccomp profile allow clone and unshare with user namespaces, and mount"
+
 // examine stops at the first thing without which the next cannot be looked at.
 func examine(ctx context.Context, c config, report *rpc.Doctor, log *slog.Logger) {
 	check := func(name, proves, cause, fix string) bool {
@@ -52,22 +55,15 @@ func examine(ctx context.Context, c config, report *rpc.Doctor, log *slog.Logger
 		report.Checks = append(report.Checks, d)
 		return cause == ""
 	}
-	cause := ""
-	if os.Geteuid() != 0 {
-		cause = fmt.Sprintf("this is uid %d", os.Geteuid())
-	}
-	if !check("root", "csbd may make control groups and namespaces", cause, "run csbd, and csbd doctor, as root") {
-		return
-	}
-	current, err := policy.Load(c.Policy)
+	current, err := c.loadPolicy()
 	if !check("policy", "the policy file can be read and is right", text(err), "correct the file, or name another with CSBD_POLICY; `csbd check FILE` says whether one is right") {
 		return
 	}
-	cause = ""
-	if data, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(data)) == "0" {
-		cause = "user.max_user_namespaces is 0"
+	self, err := os.Executable()
+	if err == nil {
+		err = spawner.TryNamespaces(self, "version")
 	}
-	if !check("namespaces", "sandboxes can have user namespaces of their own", cause, "sysctl user.max_user_namespaces=10000") {
+	if !check("namespaces", "sandboxes can have namespaces of their own", text(err), namespacesFix) {
 		return
 	}
 	dir, err := os.MkdirTemp("", "csbd-doctor")
@@ -84,7 +80,7 @@ func examine(ctx context.Context, c config, report *rpc.Doctor, log *slog.Logger
 			log.Error("close runtime", "error", err)
 		}
 	}()
-	cause = ""
+	cause := ""
 	if built := runsc.BuiltFor(); built != "" && built != r.Version() {
 		cause = fmt.Sprintf("it is %s, csbd was built for %s", r.Version(), built)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/fcarli/codesandbox/images"
@@ -23,6 +25,10 @@ func image(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	switch {
 	case verb == "build" && len(args) == 1:
+		if os.Geteuid() != 0 {
+			return fmt.Errorf("building an image needs root. With newuidmap (package uidmap) and a range in /etc/subuid, root of a namespace is enough: "+
+				"CSBD_IMAGE_DIR=%s unshare --map-root-user --map-auto --mount csbd image build %s", filepath.Join(c.StateDir, "images"), args[0])
+		}
 		project, err := images.ReadProject(args[0])
 		if err != nil {
 			return err

@@ -228,6 +228,15 @@ func TestConfined(t *testing.T) {
 	assert.Equal(t, d.Dial(t).Run("print('works')").Stdout, "works\n")
 }
 
+// TestStrictUmask: sentries are other users than csbd, which may keep all that
+// it makes to itself.
+func TestStrictUmask(t *testing.T) {
+	t.Parallel()
+	d := servertest.Start(t, servertest.Options{Policy: withPool, Wrapper: []string{"/bin/sh", "-c", `umask 0077; exec "$@"`, "sh"}})
+	assert.Equal(t, field(t, d.Pid, "Umask"), "0077")
+	assert.Equal(t, d.Dial(t).Run("print('works')").Stdout, "works\n")
+}
+
 // field is what /proc/PID/status says.
 func field(t *testing.T, pid int, name string) string {
 	t.Helper()

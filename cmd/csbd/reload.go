@@ -49,7 +49,7 @@ func oneLine(text string) string {
 
 // reload reads the policy again and keeps the old one if the new is bad.
 func reload(c config, srv *server.Server, source *source, r *runsc.Runtime, old *policy.Policy, log *slog.Logger) (*policy.Policy, outcome) {
-	next, err := policy.Load(c.Policy)
+	next, err := c.loadPolicy()
 	if err == nil {
 		err = enforceable(r, next)
 	}

@@ -37,9 +37,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	current, err := policy.Load(c.Policy)
+	current, err := c.loadPolicy()
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
+	}
+	if uid := os.Geteuid(); uid != 0 {
+		log.Info("running as an ordinary user, as whom every sandbox runs too", "uid", uid, "policy", c.policyName(), "images", c.ImageDir)
 	}
 	logWarnings(log, current)
 	if log.Enabled(ctx, slog.LevelDebug) {
@@ -180,8 +183,12 @@ func serve(ctx context.Context, stderr io.Writer) error {
 func enforceable(r *runsc.Runtime, p *policy.Policy) error {
 	for _, name := range r.Unenforceable() {
 		if !slices.Contains(p.AllowUnenforced, name) {
+			whose := ""
+			if os.Geteuid() != 0 {
+				whose = ", also of user@.service for a service of a user"
+			}
 			return fmt.Errorf("limit %s cannot be enforced: cgroup version %d has no controller for it here; "+
-				"give csbd a cgroup with it (Delegate=yes), or put %s into the policy's allow_unenforced", name, r.CgroupVersion(), name)
+				"give csbd a cgroup with it (Delegate=yes%s), or put %s into the policy's allow_unenforced", name, r.CgroupVersion(), whose, name)
 		}
 	}
 	return nil

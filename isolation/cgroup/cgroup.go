@@ -64,7 +64,11 @@ func Open(base, name string) (*Root, error) {
 	return r, nil
 }
 
+// advice is for whoever gave csbd no place for control groups.
+const advice = "run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup that it may write to"
+
 func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
+	var refused error
 	for controller, limit := range map[string]string{"memory": Memory, "pids": Processes, "cpu": CPUs, "cpuacct": CPUTime} {
 		h := all[controller]
 		if h == nil {
@@ -76,13 +80,22 @@ func (r *Root) openV1(all map[string]*hierarchy, base, name string) error {
 			dir = filepath.Join(h.mount, base, name)
 		}
 		if err := r.mkdir(dir); err != nil {
+			refused = err
 			r.missing = append(r.missing, limit)
 			continue
 		}
 		r.dirs[controller] = dir
-		if home := filepath.Join(h.mount, h.own); !slices.Contains(r.homes, home) {
+		home := filepath.Join(h.mount, h.own)
+		if unix.Access(filepath.Join(home, "tasks"), unix.W_OK) != nil {
+			home = dir // an ordinary user whose cgroup is root's: the thread stays beside the sandboxes
+		}
+		if !slices.Contains(r.homes, home) {
 			r.homes = append(r.homes, home)
 		}
+	}
+	if len(r.dirs) == 0 && refused != nil {
+		// Without any, a sandbox that does not start could not be ended either.
+		return fmt.Errorf("create cgroup: %w: %s", refused, advice)
 	}
 	slices.Sort(r.missing)
 	return nil
@@ -98,7 +111,7 @@ func (r *Root) openV2(h *hierarchy, base, name string) error {
 	}
 	dir := filepath.Join(parent, name)
 	if err := r.mkdir(dir); err != nil {
-		return fmt.Errorf("create cgroup: %w", err)
+		return fmt.Errorf("create cgroup: %w: %s", err, advice)
 	}
 	r.mount, r.dirs[""] = h.mount, dir
 	r.handDown()
@@ -162,8 +175,7 @@ func vacate(own string) (string, error) {
 	}
 	for _, pid := range pids {
 		if pid != os.Getpid() {
-			return "", fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: "+
-				"run csbd as a systemd service with Delegate=yes, or set CSBD_CGROUP to a cgroup of its own", own, pid)
+			return "", fmt.Errorf("cgroup %s also holds process %d, so that it cannot have limited children: %s", own, pid, advice)
 		}
 	}
 	if filepath.Base(own) == leafName {
@@ -171,7 +183,7 @@ func vacate(own string) (string, error) {
 	}
 	leaf := filepath.Join(own, leafName)
 	if err := os.MkdirAll(leaf, 0o755); err != nil {
-		return "", fmt.Errorf("create cgroup: %w", err)
+		return "", fmt.Errorf("create cgroup: %w: %s", err, advice)
 	}
 	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
 		return "", fmt.Errorf("move csbd into %s: %w", leaf, err)

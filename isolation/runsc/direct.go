@@ -61,7 +61,10 @@ func (d *direct) running() (*spawner.Spawner, error) {
 func (d *direct) open() error {
 	_, err := d.running()
 	if err != nil {
-		return fmt.Errorf("prepare namespaces for sandboxes: %w (CSBD_LAUNCHER=stock does without)", err)
+		if os.Geteuid() == 0 {
+			err = fmt.Errorf("%w (CSBD_LAUNCHER=stock does without)", err)
+		}
+		return fmt.Errorf("prepare namespaces for sandboxes: %w", err)
 	}
 	return nil
 }
@@ -125,7 +128,7 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 	s.reached("up")
 	conn, pid, err := connect(s.dir)
 	if err != nil {
-		return false, err
+		return false, orCause(ctx, err)
 	}
 	defer conn.Close()
 	// It answers from now on, so this is it and no later process of that number.
@@ -135,7 +138,7 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 	stop := context.AfterFunc(ctx, func() { _ = s.kill() })
 	defer stop()
 	if err := conn.Call(methodNetwork, network{LoopbackLinks: loopback, IsRestore: snapshot != ""}, nil); err != nil {
-		return false, fmt.Errorf("set network: %w", err)
+		return false, fmt.Errorf("set network: %w", orCause(ctx, err))
 	}
 	if snapshot == "" {
 		err = conn.Call(methodStart, &s.id, nil)
@@ -143,10 +146,19 @@ func (d *direct) try(ctx context.Context, s *sandbox, stdio [3]*os.File, snapsho
 		err = conn.Call(methodRestore, &restoreOpts{FilePayload: urpc.FilePayload{Files: []*os.File{b.socket}}, UseCheckpointGofer: true}, nil)
 	}
 	if err != nil {
-		return false, fmt.Errorf("start container: %w; it said %q", err, b.said())
+		return false, fmt.Errorf("start container: %w; it said %q", orCause(ctx, err), b.said())
 	}
 	s.reached("running")
 	return false, nil
+}
+
+// orCause is err, or why ctx has ended: then it is us who broke the
+// conversation off.
+func orCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // hasEnded says whether it is the spawner's end that made a conversation with

@@ -24,6 +24,7 @@ import (
 
 	"github.com/fcarli/codesandbox/isolation"
 	"github.com/fcarli/codesandbox/isolation/isolationtest"
+	"github.com/fcarli/codesandbox/isolation/runsc/spawner"
 )
 
 // What the direct launcher has copied from gVisor instead of linking it.
@@ -216,6 +217,9 @@ func TestPrivileges(t *testing.T) {
 			limit, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")
 			assert.NilError(t, err)
 			assert.Check(t, bytes.Contains(limit, []byte("Max core file size        0                    0")), "%s", limit)
+			adjust, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/oom_score_adj")
+			assert.NilError(t, err)
+			assert.Check(t, cmp.Equal(string(adjust), fmt.Sprintln(spawner.OOMScoreAdjust)), "it would not go before csbd")
 		})
 	}
 }

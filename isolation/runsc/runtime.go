@@ -61,6 +61,9 @@ type Options struct {
 // Open takes possession of the state directory, removes what a predecessor
 // that was killed left in it, and checks that runsc answers.
 func Open(ctx context.Context, o Options) (*Runtime, error) {
+	if !o.Direct && os.Geteuid() != 0 {
+		return nil, errors.New("runsc's command line cannot restore sandboxes without root: use csbd-sentry (CSBD_LAUNCHER=direct)")
+	}
 	stateDir, err := filepath.Abs(o.StateDir)
 	if err != nil {
 		return nil, err

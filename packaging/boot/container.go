@@ -84,6 +84,7 @@ func StartContainer(ctx context.Context, cache, root string, shared map[string]s
 	c.nspawn = exec.Command("unshare", args...)
 	c.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET="+notices.LocalAddr().String())
 	c.nspawn.Stdout, c.nspawn.Stderr = &c.console, &c.console
+	c.nspawn.SysProcAttr = diesWithUs
 	if err := c.nspawn.Start(); err != nil {
 		c.nspawn = nil
 		return nil, err

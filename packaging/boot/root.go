@@ -22,9 +22,9 @@ import (
 type Root struct {
 	// Packages come on top of apt and systemd.
 	Packages []string
-	// Before is a shell command that runs before Packages are installed, with the
-	// tree's path as $1.
-	Before string
+	// Before and After are shell commands that run before and after Packages are
+	// installed, with the tree's path as $1.
+	Before, After string
 }
 
 // Make returns the directory of the root below cache. It is made by the first
@@ -43,6 +43,9 @@ func (r Root) Make(ctx context.Context, cache string) (string, error) {
 	args = append(args, "--dpkgopt=path-include=/usr/share/doc/csbd*")
 	if r.Before != "" {
 		args = append(args, "--essential-hook="+r.Before)
+	}
+	if r.After != "" {
+		args = append(args, "--customize-hook="+r.After)
 	}
 	digest := sha256.Sum256([]byte(strings.Join(args, "\x00")))
 	tree := filepath.Join(cache, "root-"+hex.EncodeToString(digest[:6]))

@@ -8,7 +8,7 @@ _csbd() {
 	local cur=${COMP_WORDS[COMP_CWORD]}
 	COMPREPLY=()
 	case $COMP_CWORD:${COMP_WORDS[1]}:${COMP_WORDS[2]} in
-	1:*) _csbd_words "$cur" "serve check doctor image version help" ;;
+	1:*) _csbd_words "$cur" "serve check reload doctor image version help" ;;
 	2:check:*)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")

@@ -14,6 +14,7 @@ end
 complete -c csbd -f
 complete -c csbd -n __csbd_is -a serve -d 'serve until SIGTERM'
 complete -c csbd -n __csbd_is -a check -d 'say whether a policy file is right'
+complete -c csbd -n __csbd_is -a reload -d 'have a running csbd read its policy again'
 complete -c csbd -n __csbd_is -a doctor -d 'say whether isolation works here'
 complete -c csbd -n __csbd_is -a image -d 'build, list or remove images'
 complete -c csbd -n __csbd_is -a version -d 'print versions'

@@ -10,6 +10,9 @@
 // The spawner runs in a user namespace of its own: it has no privilege on the
 // host, and when it ends, which it does with csbd, the kernel ends everything
 // that it started.
+//
+// Only root can map users to others. A spawner of an ordinary user's csbd has
+// that user alone, as whom every sentry runs; see docs/decisions/0012-user-mode.md.
 package spawner
 
 import (
@@ -24,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -39,6 +43,9 @@ const (
 	BaseUID = 1_900_000_000
 	// MaxUsers bounds the number of processes at a time.
 	MaxUsers = 65535
+	// OOMScoreAdjust of the spawner, and so of all that it starts, whatever
+	// csbd's own is (proc(5)).
+	OOMScoreAdjust = 500
 )
 
 // Options say where and how a Spawner runs.
@@ -61,6 +68,7 @@ type Spawner struct {
 	cmd    *exec.Cmd
 	client *urpc.Client
 	ended  chan struct{}
+	single bool // all that it starts runs as the user of this process
 
 	mu   sync.Mutex
 	used [MaxUsers + 1]bool
@@ -94,34 +102,37 @@ func Start(o Options) (*Spawner, error) {
 	}
 	words := &words{log: o.Log}
 	cmd.Stderr = words
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 1, HostID: BaseUID, Size: MaxUsers}}
+	s := &Spawner{cmd: cmd, ended: make(chan struct{}), single: os.Geteuid() != 0}
+	users, groups, setgroups := ids()
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:    true,
 		Pdeathsig: syscall.SIGKILL,
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		UidMappings: users, GidMappings: groups, GidMappingsEnableSetgroups: setgroups,
 	}
-	s := &Spawner{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go s.live(started)
 	err = <-started
 	theirs.Close() // or the spawner's end would not end the conversation
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("start spawner: %w", err)
+		return nil, fmt.Errorf("start spawner: %w", explain(err))
 	}
 	// As runsc does: gVisor's memory file locks pages for a moment to fault many
 	// in at a time. It can do without, and we may not be allowed to.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_MEMLOCK, &unlimited, nil)
+	// When the host runs out of memory, programs go before csbd and other
+	// services. Where this cannot be written the kernel chooses.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(strconv.Itoa(OOMScoreAdjust)), 0)
 	if s.client, err = client(ours); err != nil {
 		_ = s.stop()
 		return nil, fmt.Errorf("start spawner: %w", err)
 	}
 	if err := s.client.Call("Service.Ping", &struct{}{}, nil); err != nil {
 		_ = s.Close()
-		return nil, fmt.Errorf("start spawner: %w; it said %q", err, words.last)
+		return nil, explain(fmt.Errorf("start spawner: %w; it said %q", err, words.last))
 	}
 	return s, nil
 }
@@ -221,8 +232,12 @@ func (s *Spawner) Spawn(p Process) (*Child, error) {
 }
 
 // take reserves a user ID that no living process has. It goes round, so that
-// an ID rests before it is used again.
+// an ID rests before it is used again. 0 is the spawner's own, where there is
+// no other.
 func (s *Spawner) take() (int, error) {
+	if s.single {
+		return 0, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range MaxUsers {
@@ -336,6 +351,9 @@ const binaryPath = "/sentry"
 // enterJail makes a read-only root with the binary and the few files that a
 // sentry reads, and nothing else, the root of this process.
 func enterJail(dir, binary string) error {
+	// Sentries are other users than this process: what they read must not depend
+	// on csbd's mask, which is strict where systemd has set it.
+	defer unix.Umask(unix.Umask(0))
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -421,7 +439,7 @@ func (s *Service) Ping(*struct{}, *struct{}) error { return nil }
 type SpawnArgs struct {
 	urpc.FilePayload
 	Args, Env []string
-	User      int
+	User      int // 0: as the spawner
 	Stderr    bool
 	Cgroups   int
 	CgroupV2  bool
@@ -447,12 +465,12 @@ func (s *Service) Spawn(args *SpawnArgs, reply *SpawnReply) error {
 		cmd.Stderr, files = files[0], files[1:]
 	}
 	cmd.ExtraFiles = files
-	id := uint32(args.User)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid:     true,
-		Pdeathsig:  syscall.SIGKILL,
-		Cloneflags: unix.CLONE_NEWPID,
-		Credential: &syscall.Credential{Uid: id, Gid: id},
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: unix.CLONE_NEWPID}
+	if id := uint32(args.User); id != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: id, Gid: id}
+	} else {
+		// What is shared by name belongs to a user, and here all have the same.
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWIPC
 	}
 	done := make(chan error, 1)
 	s.orders <- func() { done <- s.start(cmd, groups, args.CgroupV2) }

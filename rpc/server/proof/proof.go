@@ -91,7 +91,7 @@ func twice(f func() []Check) []Check {
 // broken is the check of a program that could not be run at all.
 func (c Check) broken(err error) Check {
 	c.Cause, c.Err = "no sandbox could be started, or it died", err
-	c.Fix = "csbd's log says more; `csbd doctor`, run as root, looks at what a sandbox needs of the host"
+	c.Fix = "csbd's log says more; `csbd doctor`, run as csbd's user, looks at what a sandbox needs of the host"
 	return c
 }
 
