@@ -1,13 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fcarli/codesandbox/rpc"
 )
 
 // A check looks at something and says what it saw, and what is wrong with that.
@@ -23,7 +25,8 @@ var checks = []check{
 	{"apt-get install csbd, csbd-image-python", true, install},
 	{"first client starts csbd", true, firstClient},
 	{"pandas, warm", false, pandas},
-	{"stranger", false, stranger},
+	{"no sandbox waits", false, cold},
+	{"root, member of csb, stranger", false, callers},
 	{"csbctl doctor", false, doctor},
 	{"a control group for each sandbox", false, groups},
 	{"memory: the kernel's limit", false, memory},
@@ -93,12 +96,43 @@ func pandas(m *machine) (string, error) {
 	return fmt.Sprintf("%s in %.0f ms, warm: %v", strings.TrimSpace(r.Stdout), 1000*r.ExecutionTime, r.Usage.Warm), err
 }
 
-func stranger(m *machine) (string, error) {
+// cold asks for more programs at once than sandboxes wait.
+func cold(m *machine) (string, error) {
+	out, err := m.sh(`for n in 1 2 3 4; do %s & done; wait`, as("ann", python("", "print(6*7)")))
+	if err != nil {
+		return out, err
+	}
+	warm, longest := 0, 0.0
+	results := json.NewDecoder(strings.NewReader(out))
+	for range 4 {
+		var r rpc.Result
+		if err := results.Decode(&r); err != nil || r.Stdout != "42\n" {
+			return out, fmt.Errorf("want four answers: %w", err)
+		}
+		if r.Usage.Warm {
+			warm++
+		}
+		longest = max(longest, r.Usage.StartTime)
+	}
+	if warm == 4 {
+		err = errors.New("want one for which no sandbox was ready")
+	}
+	return fmt.Sprintf("four programs at once: %d warm, the others waited up to %.1f s for a sandbox", warm, longest), err
+}
+
+// callers: root and members of the group are served, a stranger does not get
+// as far as csbd.
+func callers(m *machine) (string, error) {
+	for _, user := range []string{"root", "ann"} {
+		if out, err := m.sh("%s", as(user, python("--raw", "print(6*7)"))); err != nil || out != "42" {
+			return out, fmt.Errorf("as %s: want 42: %w", user, err)
+		}
+	}
 	out, status, err := m.run("%s", as("bob", python("", "print(1)")))
 	if err == nil && (status != 125 || !strings.Contains(out, "connect: permission denied")) {
 		err = errors.New("want the kernel to refuse the connection")
 	}
-	return oneLine(out), err
+	return "42; 42; " + oneLine(out), err
 }
 
 func doctor(m *machine) (string, error) {
@@ -109,37 +143,56 @@ func doctor(m *machine) (string, error) {
 	return fmt.Sprintf("exit status %d", status), err
 }
 
-// groups looks at the control groups while a program runs.
+// Where csbd's control groups are, and those of its sandboxes below it.
+const (
+	unitGroup     = "/sys/fs/cgroup/system.slice/csbd.service"
+	sandboxGroups = unitGroup + "/csbd-*/sb-*"
+)
+
+// groups looks at the kernel's files of a sandbox while a program runs, and has
+// processes of root's meet its pids.max.
 func groups(m *machine) (string, error) {
-	_, err := m.sh("systemd-run --quiet --unit=long --uid=ann csbctl --memory 100MiB --processes 10 --timeout 40s -c 'import time; time.sleep(30)'")
+	_, err := m.sh("systemd-run --quiet --unit=long --uid=ann csbctl --memory 100MiB --disk 64MiB --processes 10 --timeout 60s -c 'import time; time.sleep(50)'")
 	if err != nil {
 		return "", err
 	}
 	if out, err := m.eventually(`"running":1`, "csbctl status --json"); err != nil {
 		return out, err
 	}
-	out, err := m.sh(`cd /sys/fs/cgroup/system.slice/csbd.service
+	// Four tasks for each process, and those of the sentry.
+	const pids = 128 + 4*10
+	out, err := m.sh(`cd %s
 echo "in the unit: $(wc -l <cgroup.procs), in its leaf csbd: $(wc -l <csbd/cgroup.procs)"
-for g in csbd-*/sb-*; do
-	echo "memory.max $(cat $g/memory.max), swap $(cat $g/memory.swap.max), pids.max $(cat $g/pids.max), cpu.max $(cat $g/cpu.max), oom.group $(cat $g/memory.oom.group)"
-done`)
-	if err != nil {
+cd $(grep -lx %d %s/pids.max | xargs -r dirname)
+echo "memory.max $(cat memory.max), memory.swap.max $(cat memory.swap.max), memory.oom.group $(cat memory.oom.group), cpu.max $(cat cpu.max), pids.max $(cat pids.max)"
+perl -e '
+	open my $procs, ">", "cgroup.procs"; print $procs $$; close $procs;
+	my @children;
+	while (@children < 1000) { my $pid = fork; last unless defined $pid; if (!$pid) { sleep 60; exit } push @children, $pid }
+	printf "%%d more processes, then %%s; ", scalar @children, $!;
+	kill "KILL", @children; waitpid $_, 0 for @children'
+echo "pids.events: $(cat pids.events)"`, unitGroup, pids, sandboxGroups)
+	_, stopped := m.sh("systemctl stop long.service")
+	if err = errors.Join(err, stopped); err != nil {
 		return out, err
 	}
-	lines := strings.Split(out, "\n")
-	if lines[0] != "in the unit: 0, in its leaf csbd: 2" {
+	unit, files, _ := strings.Cut(out, "\n")
+	files, refused, _ := strings.Cut(files, "\n")
+	if unit != "in the unit: 0, in its leaf csbd: 2" {
 		err = errors.New("want csbd and its spawner in the leaf and nobody in the unit's own group")
 	}
-	limited := regexp.MustCompile(`^memory.max [0-9]+, swap 0, pids.max [0-9]+, cpu.max 100000 100000, oom.group 1$`)
-	running := slices.IndexFunc(lines[1:], limited.MatchString)
-	if err == nil && running < 0 {
-		err = fmt.Errorf("no sandbox with limits: %q", lines)
+	// What the program and its disk may have, the room of the guest's kernel, and
+	// what the sandbox held before, which is not known here.
+	const least, most = (100 + 64 + 64) << 20, (100 + 64 + 64 + 256) << 20
+	var memory int64
+	if _, e := fmt.Sscanf(files, "memory.max %d, memory.swap.max 0, memory.oom.group 1, cpu.max 100000 100000, pids.max 168", &memory); e != nil || memory < least || memory > most {
+		err = errors.Join(err, fmt.Errorf("limits are not what was asked for: %w", e))
 	}
-	_, stopped := m.sh("systemctl stop long.service")
-	if err == nil {
-		err = stopped
+	var more, events int
+	if _, e := fmt.Sscanf(refused, "%d more processes, then Resource temporarily unavailable; pids.events: max %d", &more, &events); e != nil || more >= pids || events == 0 {
+		err = errors.Join(err, fmt.Errorf("want the kernel to refuse a process: %w", e))
 	}
-	return fmt.Sprintf("%s; a sandbox with a program: %s", lines[0], lines[1+max(running, 0)]), err
+	return strings.ReplaceAll(out, "\n", "; "), err
 }
 
 // hog has processes that together use more than one may.
@@ -151,20 +204,31 @@ for i in range(6):
         time.sleep(30)
 time.sleep(30)`
 
+// memory: the kernel kills in the sandbox's group, counts it there and above, and
+// the unit does not notice.
 func memory(m *machine) (string, error) {
 	pid := m.show("MainPID")
+	const kills = "sed -n 's/^oom_kill //p' " + unitGroup + "/memory.events"
+	before, err := m.sh(kills)
+	if err != nil {
+		return before, err
+	}
 	r, err := m.execute("--memory 64MiB --timeout 50s --cpu-time 50s", hog, 137)
 	if err == nil && r.Status != "memory_limit" {
 		err = fmt.Errorf("status %s", r.Status)
 	}
-	kernel, _ := m.sh("dmesg | grep -c 'Memory cgroup out of memory' || true")
-	if err == nil && kernel == "0" {
-		err = errors.New("the kernel knows nothing of it")
+	after, e := m.sh(kills)
+	if err = errors.Join(err, e); err == nil && after == before {
+		err = errors.New("the control group has counted nothing")
+	}
+	where, e := m.sh("dmesg | grep -o 'oom_memcg=[^,]*' | tail -n 1")
+	if err = errors.Join(err, e); err == nil && !regexp.MustCompile(`^oom_memcg=/system\.slice/csbd\.service/csbd-[^/]+/sb-[^/]+$`).MatchString(where) {
+		err = errors.New("the kernel's log does not name the sandbox's control group")
 	}
 	if err == nil && m.show("MainPID") != pid {
 		err = errors.New("csbd is another one now")
 	}
-	return fmt.Sprintf("%s, %d; %s kills in the kernel's log; csbd went on", r.Status, r.ExitCode, kernel), err
+	return fmt.Sprintf("%s, %d; oom_kill of the unit's memory.events: %s, then %s; %s; csbd went on", r.Status, r.ExitCode, before, after, where), err
 }
 
 func memoryError(m *machine) (string, error) {
@@ -201,19 +265,48 @@ func cpuTime(m *machine) (string, error) {
 	return fmt.Sprintf("%s, %d after %.2f s of processor time", r.Status, r.ExitCode, r.Usage.CPUTime), err
 }
 
-// quota has two processes want all of two processors for six seconds.
+// quota has two processes want all of two processors for eight seconds, and
+// looks once a second at what the kernel says of their control group.
 func quota(m *machine, cpus float64) (string, error) {
-	r, err := m.execute("--cpu-time 50s --timeout 50s", `
+	out, err := m.sh(`%s >/run/quota.json & client=$!
+while kill -0 $client; do
+	for g in %s; do
+		read -r throttled < <(sed -n 's/^nr_throttled //p' $g/cpu.stat) && [ "$throttled" != 0 ] &&
+			echo "$(cut -d ' ' -f 1 /proc/uptime) $(sed -n 's/^usage_usec //p' $g/cpu.stat) $throttled"
+	done
+	sleep 1
+done 2>/dev/null
+wait $client`, as("ann", python("--cpu-time 50s --timeout 50s", `
 import os, time
-end = time.monotonic() + 6
+end = time.monotonic() + 8
 child = os.fork()
 while time.monotonic() < end: pass
-if child: os.wait()`, 0)
-	used := r.Usage.CPUTime / r.ExecutionTime
-	if err == nil && (used > 1.1*cpus || used < 0.6*cpus) {
+if child: os.wait()`)), sandboxGroups)
+	if err != nil {
+		return out, err
+	}
+	r, err := m.result("cat /run/quota.json", 0)
+	if err != nil {
+		return out, err
+	}
+	var looks [][3]float64
+	for line := range strings.Lines(out) {
+		var l [3]float64 // uptime, processor time in microseconds, how often it had to wait
+		if n, _ := fmt.Sscan(line, &l[0], &l[1], &l[2]); n == 3 {
+			looks = append(looks, l)
+		}
+	}
+	if len(looks) < 3 {
+		return out, errors.New("want a control group that the kernel has throttled, seen for some seconds")
+	}
+	first, last := looks[0], looks[len(looks)-1]
+	wall := last[0] - first[0]
+	used := (last[1] - first[1]) / 1e6 / wall
+	if used > 1.1*cpus || used < 0.6*cpus || last[2] <= first[2] {
 		err = fmt.Errorf("want %.1f processors", cpus)
 	}
-	return fmt.Sprintf("two busy processes used %.2f processors (%.1f s in %.1f s)", used, r.Usage.CPUTime, r.ExecutionTime), err
+	return fmt.Sprintf("two busy processes used %.2f processors over %.1f s of wall time, throttled %.0f times (cpu.stat); csbd says %.1f s in %.1f s",
+		used, wall, last[2], r.Usage.CPUTime, r.ExecutionTime), err
 }
 
 func badPolicy(m *machine) (string, error) {
