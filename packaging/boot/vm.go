@@ -108,7 +108,7 @@ func StartVM(ctx context.Context, cache string, files []string) (_ *VM, err erro
 	v.conn = ours
 	v.qemu = exec.Command("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none",
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072", "-nic", "none",
-		"-kernel", kernel, "-initrd", initrd, "-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0",
+		"-kernel", kernel, "-initrd", initrd, "-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 systemd.journald.forward_to_console=1",
 		// What is written stays in a temporary file until QEMU ends, over reboots.
 		"-drive", "file="+disk+",format=raw,if=none,id=root,cache=unsafe,snapshot=on", "-device", "virtio-blk-pci,drive=root",
 		"-drive", "file="+second+",format=raw,if=none,id=packages,read-only=on", "-device", "virtio-blk-pci,drive=packages",
