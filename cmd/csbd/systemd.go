@@ -44,7 +44,7 @@ type announcer struct {
 	serving bool   // there is a socket
 	// before is how many sandboxes each pool had started when it began to serve,
 	// for the self-test.
-	before map[pool]int64
+	before  map[poolName]int64
 	ready   bool
 	leaving bool
 }
@@ -54,14 +54,14 @@ type announcer struct {
 func (a *announcer) serves() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.serving, a.before = true, map[pool]int64{}
+	a.serving, a.before = true, map[poolName]int64{}
 	for _, p := range a.srv.Status().Pools {
-		a.before[pool{p.Image, p.Profile}] = p.Launched
+		a.before[poolName{p.Image, p.Profile}] = p.Launched
 	}
 }
 
-// A pool by what names it.
-type pool struct{ image, profile string }
+// A poolName is what names a pool.
+type poolName struct{ image, profile string }
 
 // reloading says that a policy is being read.
 func (a *announcer) reloading() {
@@ -122,7 +122,7 @@ func (a *announcer) keep(ctx context.Context) {
 // taken, or cannot get one. The caller holds the mutex.
 func (a *announcer) stocked() bool {
 	for _, p := range a.srv.Status().Pools {
-		started := p.Launched - a.before[pool{p.Image, p.Profile}]
+		started := p.Launched - a.before[poolName{p.Image, p.Profile}]
 		if p.Want > 0 && p.Ready == 0 && started == 0 && p.Problem == "" {
 			return false
 		}
