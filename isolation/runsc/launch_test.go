@@ -3,6 +3,7 @@ package runsc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -152,7 +153,7 @@ func TestSandboxThatHangs(t *testing.T) {
 	for _, cancelled := range []bool{false, true} {
 		s, err := r.Launcher(class(t), nil).Launch(t.Context())
 		assert.NilError(t, err)
-		assert.NilError(t, unix.Kill(sentryOf(t, s), unix.SIGSTOP))
+		stop(t, sentryOf(t, s))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		if cancelled {
@@ -169,6 +170,27 @@ func TestSandboxThatHangs(t *testing.T) {
 		assert.Check(t, time.Since(start) < takeTimeout+2*time.Second)
 		assert.NilError(t, s.Close())
 		clean(t, r, stateDir)
+	}
+}
+
+// stop stops a process and waits until no thread of it runs any more.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	assert.NilError(t, unix.Kill(pid, unix.SIGSTOP))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		assert.NilError(t, err)
+		running := 0
+		for _, thread := range threads {
+			data, err := os.ReadFile(thread)
+			if err == nil && !strings.Contains(string(data), ") T ") {
+				running++
+			}
+		}
+		if len(threads) > 0 && running == 0 {
+			return
+		}
+		assert.Assert(t, time.Now().Before(deadline), "%d threads do not stop", running)
 	}
 }
 
