@@ -141,6 +141,16 @@ func TestSandboxThatIsKilledFromOutside(t *testing.T) {
 	assert.Check(t, err != nil || res.Status == isolation.StatusKilled, "%v %+v", err, res)
 	assert.Check(t, time.Since(start) < 10*time.Second)
 	assert.NilError(t, launched.Close())
+
+	// A sentry that panics, as here because it gets no more threads, ends with a
+	// status, which is not the program's.
+	launched, err = r.Launcher(class(t), nil).Launch(t.Context())
+	assert.NilError(t, err)
+	time.AfterFunc(300*time.Millisecond, func() { assert.Check(t, launched.(*sandbox).group.SetPids(1)) })
+	spec.Code = []byte("import os, time\ntime.sleep(1)\nfor _ in range(5):\n    if os.fork() == 0:\n        while True: pass\ntime.sleep(10)")
+	res, err = launched.Run(t.Context(), spec, isolation.Output{Stdout: discard{}, Stderr: discard{}})
+	assert.Check(t, launched.Close())
+	assert.ErrorContains(t, err, "sandbox died: runsc failed with status 2", "the program's end: %+v", res)
 	clean(t, r, stateDir)
 }
 
