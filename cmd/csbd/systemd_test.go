@@ -293,6 +293,7 @@ func TestAcceptedWhileStopping(t *testing.T) {
 	for range 50 {
 		conns = append(conns, d.Dial(t))
 	}
+	d.Eventually(t, "all to be accepted", func() bool { return stateOf(t, d).Connections == len(conns)+1 })
 	for _, c := range conns {
 		c.Send(servertest.Request(1, "version", nil))
 	}
