@@ -37,11 +37,7 @@ func TestLaunchFailureLeavesNothing(t *testing.T) {
 		{"seccomp profile names an unknown call", func(_ *testing.T, _ *Runtime, c *isolation.Class) {
 			c.Seccomp = `{"defaultAction": "SCMP_ACT_NONSENSE", "syscalls": []}`
 		}, nil, "it said", ""},
-		{"cgroup cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) {
-			assert.NilError(t, unix.Rmdir(r.cgroups.Dirs()[0]))
-			dir := r.cgroups.Dirs()[0]
-			t.Cleanup(func() { assert.Check(t, os.Mkdir(dir, 0o755)) })
-		}, nil, "create cgroup", ""},
+		{"cgroup cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) { readOnly(t, r.cgroups.Dirs()[0]) }, nil, "create cgroup", ""},
 		{"limit cannot be set", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Processes = 1 << 40 }, nil, "pids.max", ""},
 		{"runsc cannot be started", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/nonexistent/runsc" }, nil, "start runsc", "stock"},
 		{"runsc does nothing", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/bin/true" }, nil, "wait for the runner: EOF", "stock"},
