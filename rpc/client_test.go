@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -229,6 +230,18 @@ func TestDisconnected(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNotSent: who asks again has to know that csbd cannot have begun.
+func TestNotSent(t *testing.T) {
+	code := strings.Repeat("#", 4<<20) // more than fits into a socket
+	unread := listen(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) })
+	_, err := dial(t, unread).Execute(soon(t), rpc.ExecuteParams{Code: &code})
+	assert.Check(t, errors.Is(err, rpc.ErrNotSent) && errors.Is(err, rpc.ErrDisconnected), "%v", err)
+
+	read := listen(t, func(c net.Conn) { _, _ = bufio.NewReader(c).ReadString('\n') })
+	_, err = dial(t, read).Execute(soon(t), rpc.ExecuteParams{Code: &code})
+	assert.Check(t, errors.Is(err, rpc.ErrDisconnected) && !errors.Is(err, rpc.ErrNotSent), "%v", err)
 }
 
 // Every call that is in flight learns of it.

@@ -46,7 +46,7 @@ func (o *options) dialled(ctx context.Context, do func(*rpc.Client) error) error
 		select {
 		case <-time.After(retryEvery):
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err()
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/fcarli/codesandbox/rpc"
 	"github.com/fcarli/codesandbox/rpc/server"
 )
 
@@ -43,6 +42,9 @@ type announcer struct {
 	mu      sync.Mutex
 	policy  string // what came of the last reload, "" for none
 	serving bool   // there is a socket
+	// before is how many sandboxes each pool had started when it began to serve,
+	// for the self-test.
+	before  map[poolName]int64
 	ready   bool
 	leaving bool
 }
@@ -52,8 +54,14 @@ type announcer struct {
 func (a *announcer) serves() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.serving = true
+	a.serving, a.before = true, map[poolName]int64{}
+	for _, p := range a.srv.Status().Pools {
+		a.before[poolName{p.Image, p.Profile}] = p.Launched
+	}
 }
+
+// A poolName is what names a pool.
+type poolName struct{ image, profile string }
 
 // reloading says that a policy is being read.
 func (a *announcer) reloading() {
@@ -90,7 +98,7 @@ func (a *announcer) keep(ctx context.Context) {
 		if !a.serving {
 			began = time.Now()
 		}
-		if a.serving && !a.ready && !a.leaving && (stocked(a.srv.Status().Pools) || time.Since(began) > readyWithin) {
+		if a.serving && !a.ready && !a.leaving && (a.stocked() || time.Since(began) > readyWithin) {
 			a.ready = true
 			notify(a.log, daemon.SdNotifyReady)
 		}
@@ -110,10 +118,12 @@ func (a *announcer) keep(ctx context.Context) {
 	}
 }
 
-// stocked says whether every pool has a sandbox, or cannot get one.
-func stocked(pools []rpc.Pool) bool {
-	for _, p := range pools {
-		if p.Want > 0 && p.Ready == 0 && p.Problem == "" {
+// stocked says whether every pool has a sandbox, or had one that a client has
+// taken, or cannot get one. The caller holds the mutex.
+func (a *announcer) stocked() bool {
+	for _, p := range a.srv.Status().Pools {
+		started := p.Launched - a.before[poolName{p.Image, p.Profile}]
+		if p.Want > 0 && p.Ready == 0 && started == 0 && p.Problem == "" {
 			return false
 		}
 	}

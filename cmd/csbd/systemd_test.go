@@ -237,7 +237,8 @@ func TestRestartUnderLoad(t *testing.T) {
 	fd, err := unix.Dup(int(file.Fd()))
 	assert.NilError(t, err)
 	defer unix.Close(fd)
-	options := servertest.Options{Dir: dir, Foreign: true, Policy: strings.Replace(withPool, "default:", "default:\n    concurrency: 2", 1),
+	m := newManager(t)
+	options := servertest.Options{Dir: dir, Foreign: true, Env: []string{"NOTIFY_SOCKET=" + m.socket}, Policy: strings.Replace(withPool, "default:", "default:\n    concurrency: 2", 1),
 		Wrapper: []string{"/bin/bash", "-c", `exec 3<&"$1"; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "bash", strconv.Itoa(fd)}}
 	d := servertest.Start(t, options)
 
@@ -266,7 +267,9 @@ func TestRestartUnderLoad(t *testing.T) {
 		})
 	}
 	const restarts = 4
-	for range restarts {
+	for n := range restarts {
+		// Which is less than what csbd would wait for a pool that clients empty.
+		d.Eventually(t, "READY", func() bool { return m.count("READY=1") == n+1 })
 		before := ran.Load()
 		d.Eventually(t, "executions", func() bool { return ran.Load() >= before+6 || t.Failed() })
 		open := d.Dial(t)
@@ -290,6 +293,7 @@ func TestAcceptedWhileStopping(t *testing.T) {
 	for range 50 {
 		conns = append(conns, d.Dial(t))
 	}
+	d.Eventually(t, "all to be accepted", func() bool { return stateOf(t, d).Connections == len(conns)+1 })
 	for _, c := range conns {
 		c.Send(servertest.Request(1, "version", nil))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/fcarli/codesandbox/isolation/runsc"
@@ -20,7 +21,7 @@ func printVersion(ctx context.Context, stdout io.Writer) error {
 	}
 	c, err := readConfig()
 	if err != nil {
-		c = config{Launcher: direct}
+		c = config{Launcher: direct, Sentry: os.Getenv("CSBD_SENTRY")}
 	}
 	binary := c.binary()
 	there, err := runsc.BinaryVersion(ctx, binary)

@@ -87,9 +87,9 @@ def init(child, reporter):
             reporter.send(body)
         except OSError:
             pass
-    # runsc ends with 128 when it fails itself, and a program can keep us from
-    # saying how it ended: that must not look like a failure of runsc.
-    os._exit(code if code != 128 else 255)
+    # runsc ends with 128 when it fails itself, and with 2 when it panics. A
+    # program can keep us from saying how it ended: that must not look the same.
+    os._exit(255 if code in (2, 128) else code)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,12 @@ func (d *direct) start(ctx context.Context, s *sandbox, stdio [3]*os.File, snaps
 	var err error
 	for range bootAttempts {
 		var died bool
-		if died, err = d.try(ctx, s, stdio, snapshot); !died || ctx.Err() != nil {
+		died, err = d.try(ctx, s, stdio, snapshot)
+		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+			// The sentry was killed for it while it was being talked to.
+			return fmt.Errorf("%w: %w", cause, err)
+		}
+		if !died || ctx.Err() != nil {
 			return err
 		}
 		d.runtime.log.Warn("a sentry died while it started", "sandbox", s.id, "error", err)

@@ -3,6 +3,7 @@ package runsc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,11 +38,7 @@ func TestLaunchFailureLeavesNothing(t *testing.T) {
 		{"seccomp profile names an unknown call", func(_ *testing.T, _ *Runtime, c *isolation.Class) {
 			c.Seccomp = `{"defaultAction": "SCMP_ACT_NONSENSE", "syscalls": []}`
 		}, nil, "it said", ""},
-		{"cgroup cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) {
-			assert.NilError(t, unix.Rmdir(r.cgroups.Dirs()[0]))
-			dir := r.cgroups.Dirs()[0]
-			t.Cleanup(func() { assert.Check(t, os.Mkdir(dir, 0o755)) })
-		}, nil, "create cgroup", ""},
+		{"cgroup cannot be made", func(t *testing.T, r *Runtime, _ *isolation.Class) { readOnly(t, r.cgroups.Dirs()[0]) }, nil, "create cgroup", ""},
 		{"limit cannot be set", func(_ *testing.T, _ *Runtime, c *isolation.Class) { c.Ceiling.Processes = 1 << 40 }, nil, "pids.max", ""},
 		{"runsc cannot be started", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/nonexistent/runsc" }, nil, "start runsc", "stock"},
 		{"runsc does nothing", func(_ *testing.T, r *Runtime, _ *isolation.Class) { r.binary = "/bin/true" }, nil, "wait for the runner: EOF", "stock"},
@@ -141,6 +138,16 @@ func TestSandboxThatIsKilledFromOutside(t *testing.T) {
 	assert.Check(t, err != nil || res.Status == isolation.StatusKilled, "%v %+v", err, res)
 	assert.Check(t, time.Since(start) < 10*time.Second)
 	assert.NilError(t, launched.Close())
+
+	// A sentry that panics, as here because it gets no more threads, ends with a
+	// status, which is not the program's.
+	launched, err = r.Launcher(class(t), nil).Launch(t.Context())
+	assert.NilError(t, err)
+	time.AfterFunc(300*time.Millisecond, func() { assert.Check(t, launched.(*sandbox).group.SetPids(1)) })
+	spec.Code = []byte("import os, time\ntime.sleep(1)\nfor _ in range(5):\n    if os.fork() == 0:\n        while True: pass\ntime.sleep(10)")
+	res, err = launched.Run(t.Context(), spec, isolation.Output{Stdout: discard{}, Stderr: discard{}})
+	assert.Check(t, launched.Close())
+	assert.ErrorContains(t, err, "sandbox died: runsc failed with status 2", "the program's end: %+v", res)
 	clean(t, r, stateDir)
 }
 
@@ -152,7 +159,7 @@ func TestSandboxThatHangs(t *testing.T) {
 	for _, cancelled := range []bool{false, true} {
 		s, err := r.Launcher(class(t), nil).Launch(t.Context())
 		assert.NilError(t, err)
-		assert.NilError(t, unix.Kill(sentryOf(t, s), unix.SIGSTOP))
+		stop(t, sentryOf(t, s))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		if cancelled {
@@ -169,6 +176,27 @@ func TestSandboxThatHangs(t *testing.T) {
 		assert.Check(t, time.Since(start) < takeTimeout+2*time.Second)
 		assert.NilError(t, s.Close())
 		clean(t, r, stateDir)
+	}
+}
+
+// stop stops a process and waits until no thread of it runs any more.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	assert.NilError(t, unix.Kill(pid, unix.SIGSTOP))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		assert.NilError(t, err)
+		running := 0
+		for _, thread := range threads {
+			data, err := os.ReadFile(thread)
+			if err == nil && !strings.Contains(string(data), ") T ") {
+				running++
+			}
+		}
+		if len(threads) > 0 && running == 0 {
+			return
+		}
+		assert.Assert(t, time.Now().Before(deadline), "%d threads do not stop", running)
 	}
 }
 

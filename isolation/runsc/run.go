@@ -224,8 +224,8 @@ func (s *sandbox) ended(ctx context.Context, l isolation.Limits, start time.Time
 		return isolation.Result{}, fmt.Errorf("sandbox died: signal: %v", s.status.Signal())
 	}
 	switch code := s.status.ExitStatus(); {
-	case code == 128:
-		return isolation.Result{}, errors.New("sandbox died: runsc failed")
+	case code == 2 || code == 128: // see init in runner.py
+		return isolation.Result{}, fmt.Errorf("sandbox died: runsc failed with status %d", code)
 	case code > 128 && code <= 128+64:
 		return isolation.Signalled(code - 128), nil
 	default:

@@ -12,6 +12,13 @@ var inside = []program{
 		shared()[0] = 0
 		os._exit(128)
 		`},
+	{name: "the last word is taken from process 1, with the status of a panic", ends: one(exits(255)), code: `
+		shared()[0] = 0
+		os._exit(2)
+		`},
+	{name: "the status of a panic", ends: one(exits(2)), code: `
+		os._exit(2)
+		`},
 	{name: "the last word is taken from process 1, and a signal", ends: one(dies(syscall.SIGKILL)), code: `
 		shared()[0] = 0
 		os.kill(os.getpid(), signal.SIGKILL)
