@@ -105,21 +105,12 @@ test: build test-deps image packages ## run every test, those with real sandboxe
 
 .PHONY: test-vm
 test-vm: packages ## boot Debian 12 with cgroup version 2 in QEMU, with the packages (some fifteen minutes)
-	$(call install,$(TOOLS) qemu-system-x86:qemu-system-x86_64)
+	$(call install,$(TOOLS) qemu-system-x86:qemu-system-x86_64 e2fsprogs:mkfs.ext4)
 	go run ./packaging/boot/testvm
 
 .PHONY: test-hostile
 test-hostile: build test-deps image ## run all hostile programs against real sandboxes (a few minutes)
 	CSB_HOSTILE=all go test -count 1 -timeout 15m ./rpc/server/hostile
-
-# package:command, for the machine that QEMU boots.
-VM_TOOLS := $(TOOLS) qemu-system-x86:qemu-system-x86_64 e2fsprogs:mkfs.ext4
-
-.PHONY: test-vm
-test-vm: packages ## boot Debian 12 in QEMU, with the packages and cgroup v2, up to 20 minutes; needs root
-	$(call install,$(VM_TOOLS))
-	@go build -o bin/testvm ./packaging/boot/testvm
-	@bin/testvm
 
 .PHONY: bench
 bench: build image ## measure everything in one run, some ten minutes; BENCH=--quick for one

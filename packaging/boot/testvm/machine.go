@@ -18,8 +18,8 @@ type machine struct {
 	ctx context.Context
 }
 
-// commandTimeout is for one command.
-const commandTimeout = 4 * time.Minute
+// commandTimeout is for one command; csbd may take six minutes to start.
+const commandTimeout = 7 * time.Minute
 
 func (m *machine) run(format string, args ...any) (out string, status int, err error) {
 	ctx, cancel := context.WithTimeout(m.ctx, commandTimeout)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -77,12 +78,22 @@ func run(ctx context.Context, stdout, stderr io.Writer) (failed int, err error) 
 		}
 	}
 	if failed > 0 {
-		log, _, _ := vm.Run(ctx, "journalctl --no-pager --lines=100 --unit=csbd.service --unit=csbd.socket")
-		fmt.Fprintf(stderr, "== journal\n%s\n", log)
+		fmt.Fprintf(stderr, "== console\n%s", ending(vm.Console()))
 	}
 	if err := table.Flush(); err != nil {
 		return failed, err
 	}
 	fmt.Fprintf(stdout, "%d failed, %v\n", failed, time.Since(begin).Round(time.Second))
 	return failed, ctx.Err()
+}
+
+// ending is the last lines of a console, to which the journal goes as well,
+// without those parts of them that nobody reads.
+func ending(console string) string {
+	lines := strings.Split(strings.TrimSpace(console), "\n")
+	var b strings.Builder
+	for _, line := range lines[max(0, len(lines)-100):] {
+		fmt.Fprintf(&b, "%.400s\n", strings.TrimSpace(line))
+	}
+	return b.String()
 }
