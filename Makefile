@@ -59,7 +59,7 @@ TOOLS := mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs
 # The race detector needs a C compiler.
 TEST_TOOLS := $(TOOLS) socat:socat python3:/usr/bin/python3 gcc:gcc libc6-dev:/usr/include/stdio.h systemd:systemd-socket-activate \
 	docker.io:dockerd zsh:zsh fish:fish man-db:man groff-base:groff mandoc:mandoc \
-	lintian:lintian rpm:rpm cpio:cpio
+	lintian:lintian rpm:rpm cpio:cpio systemd-container:systemd-nspawn
 
 define install
 	@missing=(); for t in $(1); do command -v "$${t#*:}" >/dev/null || [[ -e $${t#*:} ]] || missing+=("$${t%%:*}"); done; \
@@ -102,6 +102,11 @@ test: build test-deps image packages ## run every test, those with real sandboxe
 	@echo "== tests (race detector on; about six minutes)"
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
+
+.PHONY: test-vm
+test-vm: packages ## boot Debian 12 with cgroup version 2 in QEMU, with the packages (some fifteen minutes)
+	$(call install,$(TOOLS) qemu-system-x86:qemu-system-x86_64)
+	go run ./packaging/boot/testvm
 
 .PHONY: test-hostile
 test-hostile: build test-deps image ## run all hostile programs against real sandboxes (a few minutes)
