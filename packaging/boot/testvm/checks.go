@@ -107,7 +107,7 @@ func cold(m *machine) (string, error) {
 	for range 4 {
 		var r rpc.Result
 		if err := results.Decode(&r); err != nil || r.Stdout != "42\n" {
-			return out, fmt.Errorf("want four answers: %w", err)
+			return out, errors.Join(errors.New("want four answers"), err)
 		}
 		if r.Usage.Warm {
 			warm++
@@ -125,7 +125,7 @@ func cold(m *machine) (string, error) {
 func callers(m *machine) (string, error) {
 	for _, user := range []string{"root", "ann"} {
 		if out, err := m.sh("%s", as(user, python("--raw", "print(6*7)"))); err != nil || out != "42" {
-			return out, fmt.Errorf("as %s: want 42: %w", user, err)
+			return out, errors.Join(fmt.Errorf("as %s: want 42", user), err)
 		}
 	}
 	out, status, err := m.run("%s", as("bob", python("", "print(1)")))
@@ -152,18 +152,19 @@ const (
 // groups looks at the kernel's files of a sandbox while a program runs, and has
 // processes of root's meet its pids.max.
 func groups(m *machine) (string, error) {
-	_, err := m.sh("systemd-run --quiet --unit=long --uid=ann csbctl --memory 100MiB --disk 64MiB --processes 10 --timeout 60s -c 'import time; time.sleep(50)'")
+	_, err := m.sh("systemd-run --quiet --collect --unit=long --uid=ann csbctl --memory 100MiB --disk 64MiB --processes 10 --timeout 60s -c 'import time; time.sleep(50)'")
 	if err != nil {
 		return "", err
 	}
-	if out, err := m.eventually(`"running":1`, "csbctl status --json"); err != nil {
-		return out, err
-	}
 	// Four tasks for each process, and those of the sentry.
 	const pids = 128 + 4*10
+	find := fmt.Sprintf("grep -slx %d %s/pids.max", pids, sandboxGroups)
+	if out, err := m.eventually("pids.max", "%s", find); err != nil {
+		return out, err
+	}
 	out, err := m.sh(`cd %s
 echo "in the unit: $(wc -l <cgroup.procs), in its leaf csbd: $(wc -l <csbd/cgroup.procs)"
-cd $(grep -lx %d %s/pids.max | xargs -r dirname)
+cd "$(dirname "$(%s)")" || exit
 echo "memory.max $(cat memory.max), memory.swap.max $(cat memory.swap.max), memory.oom.group $(cat memory.oom.group), cpu.max $(cat cpu.max), pids.max $(cat pids.max)"
 perl -e '
 	open my $procs, ">", "cgroup.procs"; print $procs $$; close $procs;
@@ -171,7 +172,7 @@ perl -e '
 	while (@children < 1000) { my $pid = fork; last unless defined $pid; if (!$pid) { sleep 60; exit } push @children, $pid }
 	printf "%%d more processes, then %%s; ", scalar @children, $!;
 	kill "KILL", @children; waitpid $_, 0 for @children'
-echo "pids.events: $(cat pids.events)"`, unitGroup, pids, sandboxGroups)
+echo "pids.events: $(cat pids.events)"`, unitGroup, find)
 	_, stopped := m.sh("systemctl stop long.service")
 	if err = errors.Join(err, stopped); err != nil {
 		return out, err
@@ -186,11 +187,11 @@ echo "pids.events: $(cat pids.events)"`, unitGroup, pids, sandboxGroups)
 	const least, most = (100 + 64 + 64) << 20, (100 + 64 + 64 + 256) << 20
 	var memory int64
 	if _, e := fmt.Sscanf(files, "memory.max %d, memory.swap.max 0, memory.oom.group 1, cpu.max 100000 100000, pids.max 168", &memory); e != nil || memory < least || memory > most {
-		err = errors.Join(err, fmt.Errorf("limits are not what was asked for: %w", e))
+		err = errors.Join(err, errors.New("limits are not what was asked for"), e)
 	}
 	var more, events int
 	if _, e := fmt.Sscanf(refused, "%d more processes, then Resource temporarily unavailable; pids.events: max %d", &more, &events); e != nil || more >= pids || events == 0 {
-		err = errors.Join(err, fmt.Errorf("want the kernel to refuse a process: %w", e))
+		err = errors.Join(err, errors.New("want the kernel to refuse a process"), e)
 	}
 	return strings.ReplaceAll(out, "\n", "; "), err
 }
@@ -438,10 +439,14 @@ func userMode(m *machine) (string, error) {
 	return fmt.Sprintf("%s, %s, %s; processes named csbd:%s", strings.TrimSpace(r.Stdout), killed.Status, slow.Status, owner), err
 }
 
+// reboot comes while a program runs.
 func reboot(m *machine) (string, error) {
-	boot, err := m.sh("cat /proc/sys/kernel/random/boot_id")
+	boot, err := m.sh("cat /proc/sys/kernel/random/boot_id; systemd-run --quiet --collect --unit=long --uid=ann csbctl --timeout 60s -c 'import time; time.sleep(50)'")
 	if err != nil {
-		return "", err
+		return boot, err
+	}
+	if out, err := m.eventually(`"running":1`, "csbctl status --json"); err != nil {
+		return out, err
 	}
 	if out, err := m.sh("systemctl reboot"); err != nil {
 		return out, err
@@ -456,13 +461,15 @@ func reboot(m *machine) (string, error) {
 	return fmt.Sprintf("boot %.8s became %.8s", boot, again), err
 }
 
-// afterReboot: the socket is there, csbd is not, nor anything that it left.
+// afterReboot: the socket is there, csbd is not, nor anything that it left. It
+// ended in good order when the machine went down.
 func afterReboot(m *machine) (string, error) {
 	out, err := m.sh(`systemctl is-enabled csbd.socket; systemctl is-active csbd.socket; systemctl is-active csbd.service || true
-stat -c '%%a %%U %%G' /run/csbd/csbd.sock; ls /var/lib/csbd/sandboxes | wc -l; systemctl --failed --quiet --plain`)
+stat -c '%%a %%U %%G' /run/csbd/csbd.sock; ls /var/lib/csbd/sandboxes | wc -l; pgrep -c 'csbd|runsc'
+find /sys/fs/cgroup -path '*csbd.service/*' | wc -l; journalctl --boot=-1 --quiet --output=cat --unit=csbd.service --lines=3 | grep Deactivated; systemctl --failed --quiet --plain`)
 	out = strings.ReplaceAll(out, "\n", ", ")
-	if err == nil && out != "enabled, active, inactive, 660 root csb, 0" {
-		return out, errors.New("want the socket, no csbd, no sandboxes, no failed unit")
+	if err == nil && out != "enabled, active, inactive, 660 root csb, 0, 0, 0, csbd.service: Deactivated successfully." {
+		return out, errors.New("want the socket, no csbd, no sandboxes, processes or control groups, a clean end, no failed unit")
 	}
 	if err != nil {
 		return out, err
@@ -480,7 +487,7 @@ stat -c '%%a %%U %%G' /run/csbd/csbd.sock; ls /var/lib/csbd/sandboxes | wc -l; s
 
 func stop(m *machine) (string, error) {
 	out, err := m.sh(`systemctl stop csbd.socket csbd.service && systemctl show --value --property=Result csbd.service
-pgrep -c 'csbd|runsc-sandbox' || true; find /sys/fs/cgroup -name 'csbd*' | wc -l`)
+pgrep -c 'csbd|runsc' || true; find /sys/fs/cgroup -name 'csbd*' | wc -l`)
 	out = strings.ReplaceAll(out, "\n", ", ")
 	if err == nil && out != "success, 0, 0" {
 		err = errors.New("want no processes and no control groups")
