@@ -393,9 +393,9 @@ systemctl daemon-reload && systemctl restart csbd && kill -STOP $(systemctl show
 		return out, err
 	}
 	before := time.Now()
-	out, err := m.sh("%s", as("ann", python("--raw", "print(2)")))
-	if err == nil && out != "2" || err == nil && m.show("NRestarts") != "1" {
-		err = fmt.Errorf("want the client to be answered by the next csbd, the first that systemd starts: %s, %s", out, m.show("NRestarts"))
+	out, status, err := m.run("%s", as("ann", python("--raw", "print(2)")))
+	if restarts := m.show("NRestarts"); err == nil && (out != "2" || status != 0 || restarts != "1") {
+		err = fmt.Errorf("want the client to be answered by the next csbd, the first that systemd starts: %q, exit status %d; NRestarts=%s", out, status, restarts)
 	}
 	if found, e := m.sh("journalctl --quiet --unit=csbd.service --grep='Watchdog timeout'"); err == nil && (e != nil || found == "") {
 		err = errors.New("the journal does not say why")
