@@ -72,7 +72,7 @@ func run(ctx context.Context, stdout, stderr io.Writer) (failed int, err error) 
 			seen = fmt.Sprintf("%s (%v)", seen, err)
 		}
 		fmt.Fprintf(stderr, "%-6s %s (%v): %s\n", verdict, c.name, took, seen)
-		fmt.Fprintf(table, "%s\t%s\t%s\t%v\n", c.name, oneLine(seen), verdict, took)
+		fmt.Fprintf(table, "%s\t%s\t%v\t%s\n", verdict, c.name, took, oneLine(seen))
 		if err != nil && c.needed || ctx.Err() != nil {
 			break
 		}
