@@ -24,7 +24,7 @@ import (
 	"github.com/fcarli/codesandbox/packaging/boot"
 )
 
-// timeout is generous: an emulated processor does a tenth of a real one's work.
+// timeout is generous: emulated processors are slow.
 const timeout = 20 * time.Minute
 
 func main() {
